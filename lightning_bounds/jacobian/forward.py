@@ -1,0 +1,134 @@
+"""Calling any module on some samples: its inputs cut by samples, its outputs as a matrix."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+OutputFn = Callable[[Any], Tensor]
+
+
+def num_samples(inputs: Inputs) -> int:
+    """Number of samples: the first dimension of the first tensor.
+
+    Args:
+        inputs: A tensor, a sequence of tensors, or a mapping of names to tensors.
+
+    Raises:
+        TypeError: If there is no tensor in it.
+        ValueError: If it holds no sample.
+
+    Example:
+        >>> num_samples({"tokens": torch.zeros(5, 7)})
+        5
+    """
+    tensors = [tensor for tensor in _leaves(inputs) if isinstance(tensor, Tensor) and tensor.dim() > 0]
+    if not tensors:
+        raise TypeError(f"Expected a tensor, or a sequence or mapping of tensors, but got {type(inputs).__name__}.")
+    if tensors[0].shape[0] == 0:
+        raise ValueError("Expected at least one sample, but the first dimension of the inputs is 0.")
+    return tensors[0].shape[0]
+
+
+def take(inputs: Inputs, start: int, stop: int) -> Inputs:
+    """A copy of samples ``start .. stop-1``, which an in-place layer may overwrite.
+
+    Tensors without a sample dimension are copied whole.
+
+    Example:
+        >>> take((torch.arange(4), torch.arange(4)), 1, 3)
+        (tensor([1, 2]), tensor([1, 2]))
+    """
+    n = num_samples(inputs)
+
+    def part(tensor: Tensor) -> Tensor:
+        return (tensor[start:stop] if tensor.dim() and tensor.shape[0] == n else tensor).clone()
+
+    return map_tensors(inputs, part)
+
+
+def map_tensors(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
+    """The same structure with ``function`` applied to each of its tensors; what is no tensor is kept."""
+
+    def applied(leaf: Any) -> Any:
+        return function(leaf) if isinstance(leaf, Tensor) else leaf
+
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: applied(leaf) for name, leaf in inputs.items()}
+    return tuple(applied(leaf) for leaf in inputs)
+
+
+def prepared(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Inputs as the model takes them: on its device, floating ones in its precision (at least float32), detached.
+
+    Example:
+        >>> prepared(nn.Linear(2, 1).double(), torch.ones(1, 2)).dtype
+        torch.float64
+    """
+    reference = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if reference is None:
+        return map_tensors(inputs, torch.Tensor.detach)
+    device, dtype = reference.device, torch.promote_types(reference.dtype, torch.float32)
+    return map_tensors(inputs, lambda tensor: tensor.detach().to(device, dtype if tensor.is_floating_point() else None))
+
+
+def output_matrix(model: nn.Module, inputs: Inputs, output_fn: OutputFn | None = None) -> Tensor:
+    """Outputs of the model with one row per sample: ``f(X)``, shape ``(n, K)``.
+
+    A tensor goes in as ``model(inputs)``, a sequence as ``model(*inputs)``, a mapping as ``model(**inputs)``. Outputs
+    of shape ``(n,)`` have ``K = 1``; further dimensions are flattened into ``K``, last one fastest.
+
+    Args:
+        model: Any module.
+        inputs: The samples.
+        output_fn: Picks the tensor out of what the module returns. Without it a tensor is taken as it is, and
+            ``logits`` from an object or a mapping that has them.
+
+    Raises:
+        TypeError: If there is no tensor to be found, or it is complex or integer.
+        ValueError: If its first dimension is not the number of samples.
+
+    Example:
+        >>> output_matrix(nn.Flatten(0), torch.ones(3)).shape
+        torch.Size([3, 1])
+    """
+    if isinstance(inputs, Tensor):
+        returned = model(inputs)
+    elif isinstance(inputs, Mapping):
+        returned = model(**inputs)
+    else:
+        returned = model(*inputs)
+    outputs = output_fn(returned) if output_fn is not None else _default_output(returned)
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        kind = f"dtype {outputs.dtype}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise TypeError(
+            f"Expected a real floating-point tensor of outputs, but got {kind}; "
+            "pass `output_fn` to pick it out of what the module returns."
+        )
+    n = num_samples(inputs)
+    if outputs.dim() == 0 or outputs.shape[0] != n:
+        raise ValueError(
+            f"Expected one row of outputs for each of the {n} samples, but got shape {tuple(outputs.shape)}; "
+            "pass `output_fn` to bring the samples to the first dimension."
+        )
+    return outputs.reshape(n, -1)
+
+
+def _leaves(inputs: Inputs) -> list[Any]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    if isinstance(inputs, Mapping):
+        return list(inputs.values())
+    return list(inputs) if isinstance(inputs, Sequence) else [inputs]
+
+
+def _default_output(returned: Any) -> Any:
+    if isinstance(returned, Tensor):
+        return returned
+    if isinstance(returned, Mapping) and "logits" in returned:
+        return returned["logits"]
+    return getattr(returned, "logits", returned)

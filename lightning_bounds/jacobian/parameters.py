@@ -1,0 +1,59 @@
+"""Which parameters a Jacobian is taken by: the trainable ones, all or those of some layers, each once."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+
+def selected_parameters(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Parameter]:
+    """Trainable parameters by name, in ``model.parameters()`` order; tied ones appear once.
+
+    Args:
+        model: Any module.
+        layers: Patterns with ``*``, ``?`` and ``[...]``. A pattern selects the parameters that it names and all
+            parameters inside the modules that it names: ``"hidden"``, ``"encoder.*.weight"``. All if not given.
+
+    Raises:
+        ValueError: If a pattern matches nothing (with the nearest names), or nothing that it matches is trainable.
+
+    Example:
+        >>> list(selected_parameters(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), layers=["1"]))
+        ['1.weight', '1.bias']
+    """
+    if isinstance(layers, str):
+        raise ValueError(
+            f"Expected `layers` to be a sequence of patterns, but got the string {layers!r}; write [{layers!r}]."
+        )
+    named = {_plain(name): parameter for name, parameter in model.named_parameters()}
+    if layers is not None:
+        for pattern in layers:
+            _check_pattern(pattern, list(named))
+        named = {name: p for name, p in named.items() if any(_selects(pattern, name) for pattern in layers)}
+    trainable = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    if not trainable:
+        where = "the model" if layers is None else f"layers {list(layers)}"
+        raise ValueError(
+            f"Expected a trainable parameter in {where}, but all {len(named)} are frozen or there are none; "
+            "set `requires_grad` on what is to be looked at."
+        )
+    return trainable
+
+
+def _plain(name: str) -> str:
+    """The name without the wrapper that `torch.compile` puts around a module."""
+    return name.replace("_orig_mod.", "")
+
+
+def _selects(pattern: str, name: str) -> bool:
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:depth]), pattern) for depth in range(1, len(parts) + 1))
+
+
+def _check_pattern(pattern: str, names: list[str]) -> None:
+    if any(_selects(pattern, name) for name in names):
+        return
+    prefixes = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+    nearest = get_close_matches(pattern, sorted(prefixes), n=10, cutoff=0.0)
+    raise ValueError(f"Expected `layers` to match parameters, but {pattern!r} matches none; the nearest are {nearest}.")

@@ -1,0 +1,1 @@
+"""The mathematics: tensors in, tensors out; one topic a file; torch only."""
