@@ -21,10 +21,14 @@ find_python() {
 wanted="$(cat pyproject.toml constraints.txt | cksum)"
 if [ "$(cat .venv/.installed 2>/dev/null)" != "$wanted" ]; then
     python="$(find_python)"
-    echo "Making the environment .venv with $("$python" --version) ..."
+    echo "Making the environment .venv with $("$python" --version); its packages are downloaded once ..."
     "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-        --constraint constraints.txt --editable '.[experiments,dev]'
+    if ! log="$(.venv/bin/python -m pip install --disable-pip-version-check \
+        --constraint constraints.txt --editable '.[experiments,dev]' 2>&1)"; then
+        echo "$log" >&2
+        echo "Expected to install the packages of constraints.txt, but pip failed (see above)." >&2
+        exit 1
+    fi
     echo "$wanted" >.venv/.installed
 fi
 export PATH="$root/.venv/bin:$PATH"

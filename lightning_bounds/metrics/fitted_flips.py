@@ -58,8 +58,8 @@ class FittedFlips(Metric):
         fitted = output_margins(outputs, labels) > 0
         num_outputs = outputs.shape[1] if outputs.dim() == 2 else 1
         flipped = class_indices(labels, num_outputs) != class_indices(original_labels, num_outputs)
-        self.fitted += (fitted & flipped).sum()
-        self.flipped += flipped.sum()
+        self.fitted = self.fitted + (fitted & flipped).sum()
+        self.flipped = self.flipped + flipped.sum()
 
     def compute(self) -> Tensor:
         """The fraction over all batches and processes.

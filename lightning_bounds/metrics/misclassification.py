@@ -50,8 +50,8 @@ class Misclassification(Metric):
             targets: Classes ``(n,)``, coded rows ``(n, K)``, or labels ±1 (or 0 and 1) for a single output.
         """
         right = output_margins(outputs, targets) > 0
-        self.errors += (~right).sum()
-        self.samples += right.numel()
+        self.errors = self.errors + (~right).sum()
+        self.samples = self.samples + right.numel()
 
     def compute(self) -> Tensor:
         """The fraction over all batches and processes.
