@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import itertools
+import pickle
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,9 @@ from lightning_bounds.jacobian.forward import Inputs
 from lightning_bounds.jacobian.guard import preserved_rng
 
 BatchFn = Callable[[Any], tuple[Inputs, Tensor]]
+
+# What copying raises for open files, locks, generators and tensors in the middle of a graph.
+_UNCOPYABLE = (TypeError, RuntimeError, NotImplementedError, pickle.PicklingError)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,10 @@ class Probe:
             ValueError: If the data set is empty.
         """
         with preserved_rng():
-            torch.manual_seed(self.seed)
+            # Not torch.manual_seed: where CUDA is not used yet it would leave this seed for when it will be.
+            torch.default_generator.manual_seed(self.seed)
+            if torch.cuda.is_initialized():
+                torch.cuda.manual_seed_all(self.seed)
             random.seed(self.seed)
             np.random.seed(self.seed % 2**32)
             samples = self._samples(dataset)
@@ -114,17 +121,16 @@ class Probe:
     def _samples(self, dataset: Any) -> list[Any]:
         if isinstance(dataset, IterableDataset):
             try:
-                return list(itertools.islice(copy.deepcopy(dataset), self.num_samples))
-            except TypeError as error:
+                dataset = copy.deepcopy(dataset)
+            except _UNCOPYABLE as error:
                 raise TypeError(
                     f"Expected an iterable data set that can be copied, so that looking at its first samples does not "
                     f"use them up, but got {type(dataset).__name__}; use a data set with `__getitem__`."
                 ) from error
-        if not _is_stateless(dataset):
-            # What cannot be copied is an open file or a lock, which indexing does not disturb.
-            with contextlib.suppress(TypeError, RuntimeError, NotImplementedError):
-                dataset = copy.deepcopy(dataset)
-        return [dataset[index] for index in self.indices(len(dataset))]
+            return list(itertools.islice(dataset, self.num_samples))
+        indices = self.indices(len(dataset))
+        dataset = dataset if _is_stateless(dataset) else _copied(dataset)
+        return [dataset[index] for index in indices]
 
 
 def inputs_and_targets(batch: Any) -> tuple[Inputs, Tensor]:
@@ -148,6 +154,26 @@ def inputs_and_targets(batch: Any) -> tuple[Inputs, Tensor]:
         f"Expected a batch (inputs, targets) or a mapping with 'labels', but got {found}; "
         "pass `batch_fn` to the callback, which makes (inputs, targets) out of it."
     )
+
+
+def _copied(dataset: Any) -> Any:
+    """A copy with random streams of its own; open files and locks, which indexing does not disturb, are shared."""
+    try:
+        return copy.deepcopy(dataset)
+    except _UNCOPYABLE:
+        copied = copy.copy(dataset)
+        for name, value in getattr(dataset, "__dict__", {}).items():
+            with contextlib.suppress(*_UNCOPYABLE):
+                vars(copied)[name] = _copied_part(value)
+        return copied
+
+
+def _copied_part(value: Any) -> Any:
+    if isinstance(value, Dataset):
+        return _copied(value)
+    if isinstance(value, list) and all(isinstance(part, Dataset) for part in value):  # of a ConcatDataset
+        return [_copied(part) for part in value]
+    return copy.deepcopy(value)
 
 
 def _is_stateless(dataset: Any) -> bool:

@@ -39,10 +39,10 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_steps", "steps_per_decade"):
             _check_count(name, getattr(self, name))
-        if isinstance(self.steps, (str, int)):
+        if isinstance(self.steps, str) or not isinstance(self.steps, Sequence):
             raise TypeError(f"Expected `steps` to be a sequence of steps, but got {self.steps!r}.")
         for step in self.steps:
-            _check_count("steps", step)
+            _check_count("steps", step, optional=False)
         # A tuple can be hashed and compared; a list from a config file cannot.
         object.__setattr__(self, "steps", tuple(self.steps))
         if not (self.at_init or self.at_end or self.steps or self.every_n_epochs or self._by_steps):
@@ -64,7 +64,7 @@ class Schedule:
 
     def fires_at_epoch(self, done: int) -> bool:
         """Whether the epoch rule fires when ``done`` epochs are complete."""
-        return bool(self.every_n_epochs) and done % (self.every_n_epochs or 1) == 0
+        return done > 0 and self.every_n_epochs is not None and done % self.every_n_epochs == 0
 
     def check_reached(self, max_epochs: int | None, max_steps: int) -> None:
         """Raise ValueError if no rule can fire within the limits of the training; -1 or None is no limit.
@@ -79,8 +79,9 @@ class Schedule:
         epochs = max_epochs if max_epochs is not None and max_epochs >= 0 else None
         steps = max_steps if max_steps >= 0 else None
         by_epoch = self.every_n_epochs is not None and (epochs is None or self.every_n_epochs <= epochs)
-        first_step = min([s for s in (self.every_n_steps, *self.steps) if s], default=None)
-        by_step = bool(self.steps_per_decade) or (first_step is not None and (steps is None or first_step <= steps))
+        first_log_step = 1 if self.steps_per_decade else None
+        first_step = min([s for s in (self.every_n_steps, first_log_step, *self.steps) if s], default=None)
+        by_step = first_step is not None and (steps is None or first_step <= steps)
         if not (by_epoch or by_step):
             limits = " and ".join(f"{n} {unit}" for n, unit in ((epochs, "epochs"), (steps, "steps")) if n is not None)
             raise ValueError(
@@ -96,8 +97,8 @@ def _log_count(step: int, per_decade: int) -> int:
     return count
 
 
-def _check_count(name: str, value: int | None) -> None:
-    if value is None:
+def _check_count(name: str, value: int | None, optional: bool = True) -> None:
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"Expected `{name}` in whole numbers, 1 or more, but got {value!r}.")

@@ -92,7 +92,8 @@ class Snapshot:
         """
         with torch.inference_mode(False), torch.enable_grad():
             outputs = self.outputs.double().clone().requires_grad_()
-            loss = summed_loss(outputs, self.targets.to(outputs.device))
+            # A clone, because targets made in inference mode, as in validation, cannot be kept for a backward pass.
+            loss = summed_loss(outputs, self.targets.to(outputs.device).clone())
             return torch.autograd.grad(loss, outputs)[0].flatten()
 
     @cached_property
@@ -108,7 +109,7 @@ class Snapshot:
     @cached_property
     def spectrum(self) -> Spectrum:
         """Singular values and left vectors of ``J``."""
-        return gram_spectrum(self.gram, row_precision=torch.finfo(self.jacobian.dtype).eps)
+        return gram_spectrum(self.gram, row_precision=self.jacobian.row_precision)
 
 
 def _check_finite(tensor: Tensor, n: int) -> Tensor:

@@ -6,6 +6,7 @@ python scripts/train.py -m data.label_noise=0,0.25,0.5
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from lightning_bounds.report import MemoryLogger, error_figure, log_figures, log
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(config: DictConfig) -> None:
     """Build everything from the configuration, train, and show what was found."""
+    # Hydra has put its own files into the run folder, which is new; and Lightning 2.6 asks torch in an old way.
+    warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = instantiate(config.data, _convert_="all")
     datamodule.setup("fit")
@@ -39,7 +43,7 @@ def main(config: DictConfig) -> None:
     print(f"Run folder: {config.paths.run}", flush=True)
     trainer.validate(module, datamodule=datamodule, verbose=False)
     trainer.fit(module, datamodule=datamodule)
-    trainer.save_checkpoint(Path(config.paths.run) / "final.ckpt")
+    trainer.save_checkpoint(Path(config.paths.run) / "final.ckpt", weights_only=False)
     table = summarize(trainer, callbacks, memory, num_flips=len(datamodule.flipped))
     if "wandb" in sys.modules:
         # Jobs of one sweep share a process: each has its own run.

@@ -1,41 +1,31 @@
 """What every diagnostic callback does: schedule, guard, shared snapshots, logging, cost, errors, state."""
 
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
+from lightning_bounds.callbacks.checks import check_arguments, check_initialized, check_names
+from lightning_bounds.callbacks.conclusion import log_conclusion
 from lightning_bounds.callbacks.shared import SharedSnapshots
 from lightning_bounds.callbacks.silence import silenced
+from lightning_bounds.callbacks.values import Moment, Table, check_finite, epochs_done, split_values, status_of
 from lightning_bounds.jacobian.forward import OutputFn
 from lightning_bounds.jacobian.parameters import selected_parameters
 from lightning_bounds.lightning import pl
 from lightning_bounds.probe import BatchFn, Probe, inputs_and_targets
-from lightning_bounds.report import log_figures, log_record, log_table
+from lightning_bounds.report import log_record
 from lightning_bounds.schedule import Schedule
 from lightning_bounds.snapshot import Snapshot
 
 # Failures in a row after which a callback stops trying.
 _MAX_FAILURES = 3
+_SCHEMA_VERSION = 1
 
-
-class Moment(NamedTuple):
-    """A moment of the training: which hook, after how many optimizer steps and epochs."""
-
-    event: str  # "init", "step", "epoch" or "end"
-    step: int
-    epoch: float
-
-
-class Table(NamedTuple):
-    """A table to be logged and printed."""
-
-    columns: list[str]
-    rows: list[list[str | float]]
+Result = TypeVar("Result")
 
 
 class DiagnosticCallback(pl.Callback):
@@ -44,8 +34,9 @@ class DiagnosticCallback(pl.Callback):
     A subclass names its ``topic`` and writes :meth:`measure`. Its scalars go to every logger and to
     ``trainer.callback_metrics`` as ``<topic>/<split>/<quantity>``, its vectors as histograms to the loggers that can
     show them, and both to :attr:`history`. Besides, every callback logs ``bounds/opt_step`` (optimizer steps done),
-    ``bounds/status/<topic>`` (0 measured, 1 not finite, 2 out of memory, 3 failed its own check, 4 another error) and
-    ``bounds/cost/<topic>/seconds`` with ``.../share``, the share of the time since training began.
+    ``epoch`` (epochs done, in fractions within one), ``bounds/status/<topic>`` (0 measured, 1 not finite, 2 out of
+    memory, 3 failed its own check, 4 another error) and ``bounds/cost/<topic>/seconds`` with ``.../share``, the share
+    of the time since training began.
 
     Args:
         probe: Which samples are looked at and how; 256 samples in evaluation mode by default.
@@ -79,15 +70,9 @@ class DiagnosticCallback(pl.Callback):
         on_error: str = "warn",
         name: str | None = None,
     ) -> None:
-        if on_error not in ("warn", "raise", "disable"):
-            raise ValueError(f"Expected `on_error` to be 'warn', 'raise' or 'disable', but got {on_error!r}.")
-        if splits is not None and (isinstance(splits, str) or not splits or len(set(splits)) != len(splits)):
-            raise ValueError(f"Expected `splits` to be different names like ['train', 'val'], but got {splits!r}.")
-        if name is not None and not re.fullmatch("[a-z0-9_]+", name):
-            raise ValueError(f"Expected `name` of lower-case letters, digits and underscores, but got {name!r}.")
+        check_arguments(splits, on_error, name)
         self.probe = probe or Probe()
         self.splits = tuple(splits) if splits is not None else None
-        self.probes = {split: replace(self.probe, split=split) for split in self.splits or self.default_splits}
         self.schedule = schedule or Schedule(every_n_epochs=10)
         self.output_fn, self.batch_fn, self.on_error = output_fn, batch_fn or inputs_and_targets, on_error
         self.topic = name or type(self).topic
@@ -96,13 +81,19 @@ class DiagnosticCallback(pl.Callback):
 
     def reset(self) -> None:
         """Forget everything that was measured."""
+        splits = self.default_splits if self.splits is None else self.splits
+        self.probes = {split: replace(self.probe, split=split) for split in splits}
         self.history: list[dict[str, Any]] = []
         self.last_step: int | None = None
         self.moment = Moment("init", 0, 0.0)
         self.failures, self.enabled = 0, True
         self._warned: set[int] = set()
-        self._seconds = 0.0
-        self._started = time.perf_counter()
+        self._first_step, self._epochs_done, self._epochs_ended, self._resumed = 0, 0.0, 0, False
+        self._seconds, self._started = 0.0, time.perf_counter()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Lightning hangs the module's methods on its callbacks; a copy is to leave the network behind.
+        return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
 
     # What a subclass says.
 
@@ -135,40 +126,64 @@ class DiagnosticCallback(pl.Callback):
         """Tables of the whole run by name, made at its end."""
         return {}
 
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave; any exception means that it is not such a state."""
+        self.last_step = None if state["last_step"] is None else int(state["last_step"])
+        self.history = [{**row, "step": int(row["step"]), "epoch": float(row["epoch"])} for row in state["history"]]
+        self._epochs_done, self._epochs_ended = float(state["epochs_done"]), int(state["epochs_ended"])
+        self._resumed = True
+        self._seconds, self._started = float(state["seconds"]), time.perf_counter() - float(state["elapsed"])
+
     # Lightning's hooks.
 
     @property
     def state_key(self) -> str:
         """Where checkpoints keep this callback: its type and what it looks at."""
-        return self._generate_state_key(topic=self.topic, probes=repr(tuple(self.probes.values())))
+        splits = self.default_splits if self.splits is None else self.splits
+        return self._generate_state_key(topic=self.topic, splits=splits, probe=repr(self.probe))
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check what can be checked before there is data; forget an earlier fit."""
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Check what can be checked before there is a network; forget an earlier fit."""
         if stage != "fit":
             return
         self.reset()
         self.schedule.check_reached(trainer.max_epochs, trainer.max_steps)
-        selected_parameters(pl_module, self.probe.layers)
         siblings = [c for c in trainer.callbacks if isinstance(c, DiagnosticCallback)]  # type: ignore[attr-defined]
-        if sum(sibling.topic == self.topic for sibling in siblings) > 1:
-            raise ValueError(
-                f"Expected one callback that logs as {self.topic!r}, but got several, whose numbers would overwrite "
-                "each other; pass `name` to tell them apart."
-            )
+        check_names([sibling.topic for sibling in siblings])
         self._own_shared = SharedSnapshots()
         # Setup runs in this order, so the first has made its own anew by now.
         self._shared = siblings[0]._own_shared
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Check the network, which is complete by now, also if it is built in Lightning's ``configure_model``."""
+        selected_parameters(pl_module, self.probe.layers)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the data, and measure before the first step."""
-        self._started = time.perf_counter()
-        if self.splits is None and not trainer.val_dataloaders:
-            self.probes.pop("val", None)
-        with silenced(pl_module):
-            self.check(trainer, pl_module)
+        self._first_step = trainer.global_step
+        if not self._resumed:
+            self._started, self._epochs_done = time.perf_counter(), float(trainer.current_epoch)
+        check_initialized(pl_module)
+        if self.splits is None and "val" in self.probes and self._shared.loader(trainer, "val") is None:
+            del self.probes["val"]
+        try:
+            with silenced(pl_module):
+                self.check(trainer, pl_module)
+        except Exception as error:
+            # What is not finite or too large is told by the measurement, and stops no training.
+            if status_of(error) == 4:
+                raise
         # A resumed training has measured its beginning before.
-        if self.last_step is None:
+        if not self._resumed:
+            if trainer.global_step > 0:
+                pl.utilities.rank_zero_warn(
+                    f"{type(self).__name__} knows nothing of the first {trainer.global_step} steps of this training: "
+                    "what it calls initial is the network as it is now."
+                )
             self._visit(trainer, pl_module, "init", self.schedule.at_init)
+        elif self._epochs_ended < trainer.current_epoch:
+            # Lightning does not end an epoch whose last batch was followed by the checkpoint.
+            self._end_epoch(trainer, pl_module, trainer.current_epoch)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Free what was held for the last step."""
@@ -176,40 +191,51 @@ class DiagnosticCallback(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Measure when a step rule was reached."""
-        last = -1 if self.last_step is None else self.last_step
-        self._visit(trainer, pl_module, "step", self.schedule.fires_at_step(max(last, 0), trainer.global_step))
+        self._epochs_done = epochs_done(trainer)
+        last = self._first_step if self.last_step is None else self.last_step
+        self._visit(trainer, pl_module, "step", self.schedule.fires_at_step(last, trainer.global_step))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure when the epoch rule was reached."""
-        self._visit(trainer, pl_module, "epoch", self.schedule.fires_at_epoch(trainer.current_epoch + 1))
+        """Measure when the epoch rule was reached; an epoch that is broken off does not count."""
+        self._epochs_done = epochs_done(trainer, over=True)
+        self._end_epoch(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure after the last step, and log what is known only then."""
         self._visit(trainer, pl_module, "end", self.schedule.at_end)
-        self._own_shared.release()
-        if trainer.is_global_zero and self.enabled:
-            step = max(trainer.global_step - 1, 0)
-            log_figures(trainer.loggers, self.figures() if trainer.loggers else {}, step)
-            for name, table in self.tables().items():
-                log_table(trainer.loggers, name, table.columns, table.rows, step)
+        if trainer.is_global_zero and trainer.loggers:
+            log_conclusion(trainer, self.figures, self.tables(), self.on_error == "raise", type(self).__name__)
+
+    def on_fit_end(self, *_: Any) -> None:
+        """Free all that is shared; not sooner, as other callbacks measure after this one."""
+        self._own_shared = self._shared = SharedSnapshots()
 
     def on_exception(self, *_: Any) -> None:
-        """Free memory when the training breaks off."""
-        self._own_shared.release()
+        """Free it also when the training breaks off."""
+        self.on_fit_end()
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain Python types only, so that checkpoints load with ``weights_only=True``."""
-        return {"schema_version": 1, "last_step": self.last_step, "history": self.history, "seconds": self._seconds}
+        return {
+            "schema_version": _SCHEMA_VERSION,
+            "last_step": self.last_step,
+            "history": list(self.history),
+            "epochs_done": self._epochs_done,
+            "epochs_ended": self._epochs_ended,
+            "seconds": self._seconds,
+            "elapsed": time.perf_counter() - self._started,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint was written; an unknown state is left alone."""
-        if state_dict.get("schema_version") != 1:
-            pl.utilities.rank_zero_warn(
-                f"{type(self).__name__} starts anew: the checkpoint holds no state that it knows."
-            )
-            return
-        self.last_step, self.history = state_dict["last_step"], list(state_dict["history"])
-        self._seconds = state_dict["seconds"]
+        """Go on where a checkpoint was written; start anew, with a warning, from a state that is not known."""
+        try:
+            if state_dict["schema_version"] != _SCHEMA_VERSION:
+                raise ValueError(f"schema version {state_dict['schema_version']}, not {_SCHEMA_VERSION}")
+            self.restore(state_dict)
+        except Exception as error:
+            self.reset()
+            why = f"the checkpoint holds no state of it that can be read ({type(error).__name__}: {error})"
+            pl.utilities.rank_zero_warn(f"{type(self).__name__} starts anew: {why}.")
 
     # How it is done.
 
@@ -217,34 +243,54 @@ class DiagnosticCallback(pl.Callback):
         """The snapshot of this step that all callbacks with an equal probe share."""
         return self._shared.snapshot(trainer, pl_module, probe, self.batch_fn, self.output_fn)
 
-    def _visit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, event: str, scheduled: bool) -> None:
-        moment = Moment(event, trainer.global_step, _epoch(trainer, event))
-        fresh = self.last_step != trainer.global_step
-        if not self.enabled or not (self.wanted(moment) or (scheduled and fresh)):
-            return
-        self.moment, begin = moment, time.perf_counter()
+    def attempt(
+        self,
+        work: Callable[[pl.Trainer, pl.LightningModule], Result],
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        event: str,
+    ) -> tuple[Result | None, Exception | None]:
+        """The result of some work at this moment, or the error that it ended with."""
+        self.moment, begin = Moment(event, trainer.global_step, self._epochs_done), time.perf_counter()
         try:
             with silenced(pl_module):
-                values, status = self.observe(trainer, pl_module), 0
-            _check_values(values)
-            self.failures = 0
+                return work(trainer, pl_module), None
         except Exception as error:
             if self.on_error == "raise" or (event == "init" and isinstance(error, (TypeError, ValueError))):
                 raise
-            values, status = {}, _status(error)
-            self._failed(error, status)
-        self.last_step = trainer.global_step
-        self._record(trainer, values, status, time.perf_counter() - begin)
+            return None, error
+        finally:
+            self._seconds += time.perf_counter() - begin
 
-    def _record(self, trainer: pl.Trainer, values: Mapping[str, float | Tensor], status: int, seconds: float) -> None:
-        self._seconds += seconds
-        elapsed = max(time.perf_counter() - self._started, 1e-9)
+    def _end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, done: int) -> None:
+        self._epochs_ended = done
+        whole = self._epochs_done == done
+        self._visit(trainer, pl_module, "epoch", whole and self.schedule.fires_at_epoch(done))
+
+    def _visit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, event: str, scheduled: bool) -> None:
+        moment = Moment(event, trainer.global_step, self._epochs_done)
+        fresh = self.last_step != trainer.global_step
+        if not self.enabled or not (self.wanted(moment) or (scheduled and fresh)):
+            return
+        before = self._seconds
+        values, error = self.attempt(self._observe_finite, trainer, pl_module, event)
         costs = {
-            f"bounds/status/{self.topic}": float(status),
-            f"bounds/cost/{self.topic}/seconds": seconds,
-            f"bounds/cost/{self.topic}/share": min(self._seconds / elapsed, 1.0),
+            f"bounds/status/{self.topic}": float(status_of(error)),
+            f"bounds/cost/{self.topic}/seconds": self._seconds - before,
+            f"bounds/cost/{self.topic}/share": self._seconds / max(time.perf_counter() - self._started, 1e-9),
         }
-        self.log_values(trainer, {**values, **costs}, self.moment.step, self.moment.epoch)
+        # Processes may differ, by batch statistics of their own or by an error: all take what the first one has, so
+        # that whoever monitors a number decides alike everywhere.
+        scalars, vectors = split_values({**(values or {}), **costs})
+        scalars, vectors = trainer.strategy.broadcast((scalars, vectors))
+        self._judge(int(scalars[f"bounds/status/{self.topic}"]), error)
+        self.last_step = trainer.global_step
+        self.log_values(trainer, {**scalars, **vectors}, moment.step, moment.epoch)
+
+    def _observe_finite(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:
+        values = self.observe(trainer, pl_module)
+        check_finite(values)
+        return values
 
     def log_values(self, trainer: pl.Trainer, values: Mapping[str, float | Tensor], step: int, epoch: float) -> None:
         """Record values of a step, also of one that lies in the past, in the history and with every logger."""
@@ -256,54 +302,14 @@ class DiagnosticCallback(pl.Callback):
             stamped = {"bounds/opt_step": float(step), "epoch": epoch, **scalars}
             log_record(trainer.loggers, stamped, vectors, max(step - 1, 0))
 
-    def _failed(self, error: Exception, status: int) -> None:
-        self.failures += 1
-        self.enabled = self.on_error != "disable" and self.failures < _MAX_FAILURES
-        if status not in self._warned or not self.enabled:
+    def _judge(self, status: int, error: Exception | None) -> None:
+        """Count failures in a row, and tell each kind once."""
+        self.failures = self.failures + 1 if status else 0
+        self.enabled = not status or (self.on_error != "disable" and self.failures < _MAX_FAILURES)
+        if status and (status not in self._warned or not self.enabled):
             self._warned.add(status)
             after = "" if self.enabled else " It will not be tried again."
             pl.utilities.rank_zero_warn(
                 f"{type(self).__name__} logged no numbers at step {self.moment.step}, training goes on: "
                 f"{type(error).__name__}: {error}{after}"
             )
-
-
-def split_values(values: Mapping[str, float | Tensor]) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Scalars as floats, and vectors on the CPU.
-
-    Example:
-        >>> split_values({"a": 1, "b": torch.tensor(2.0), "c": torch.zeros(2)})
-        ({'a': 1.0, 'b': 2.0}, {'c': tensor([0., 0.])})
-    """
-    vectors = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.dim() > 0}
-    scalars = {name: float(value) for name, value in values.items() if name not in vectors}
-    return scalars, {name: value.detach().cpu() for name, value in vectors.items()}
-
-
-def data_name(split: str) -> str:
-    """What a split is called in figures."""
-    return {"train": "training data", "val": "validation data"}[split]
-
-
-def _check_values(values: Mapping[str, float | Tensor]) -> None:
-    bad = [name for name, value in values.items() if not bool(torch.as_tensor(value).isfinite().all())]
-    if bad:
-        raise FloatingPointError(f"Expected finite values, but {', '.join(bad)} are not.")
-
-
-def _epoch(trainer: pl.Trainer, event: str) -> float:
-    """Epochs done: whole ones at the end of an epoch, a fraction within."""
-    if event == "epoch":
-        return float(trainer.current_epoch + 1)
-    batches = trainer.num_training_batches
-    if event == "step" and 0 < batches < float("inf"):
-        return trainer.current_epoch + (trainer.fit_loop.batch_idx + 1) / batches
-    return float(trainer.current_epoch)
-
-
-def _status(error: Exception) -> int:
-    if isinstance(error, FloatingPointError):
-        return 1
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        return 2
-    return 3 if isinstance(error, ArithmeticError) else 4

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_bounds.callbacks.base import DiagnosticCallback, data_name
+from lightning_bounds.callbacks.base import DiagnosticCallback
+from lightning_bounds.callbacks.values import data_name
 from lightning_bounds.report import spectrum_figure
 from lightning_bounds.snapshot import Snapshot
 
@@ -26,6 +27,7 @@ class JacobianSpectrum(DiagnosticCallback):
         Oymak, Fabian, Li, Soltanolkotabi 2019, section 4 and Figure 5.
 
     Example:
+        >>> from lightning_bounds import Probe, Schedule
         >>> JacobianSpectrum(schedule=Schedule(every_n_epochs=5), probe=Probe(num_samples=128)).topic
         'jacobian_spectrum'
     """

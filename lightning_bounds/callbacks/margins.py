@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_bounds.callbacks.base import DiagnosticCallback, data_name
+from lightning_bounds.callbacks.base import DiagnosticCallback
+from lightning_bounds.callbacks.values import data_name
 from lightning_bounds.lightning import pl
 from lightning_bounds.report import margin_figure
 from lightning_bounds.schedule import Schedule

@@ -1,12 +1,13 @@
 """Residual and labels seen from the information space of a reference Jacobian, during training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from lightning_bounds.callbacks.base import DiagnosticCallback, Moment, Table, data_name
+from lightning_bounds.callbacks.base import DiagnosticCallback
 from lightning_bounds.callbacks.residual_record import ResidualRecord
+from lightning_bounds.callbacks.values import Moment, Table, data_name
 from lightning_bounds.lightning import pl
 from lightning_bounds.report import residual_figure
 from lightning_bounds.schedule import Schedule
@@ -98,15 +99,18 @@ class ResidualProjection(DiagnosticCallback):
         """Forget residuals and bases."""
         super().reset()
         self.records: dict[str, ResidualRecord] = {}
-        self._summed_loss: Loss | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Residuals and bases of another kind are another state."""
+        return f"{super().state_key}{{'rule': {self.rule}, 'residual': {self.residual!r}}}"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what the loss and the length of the training must allow."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        self._summed_loss = self.loss or getattr(pl_module, "summed_loss", None)
-        if self.residual == "loss_gradient" and self._summed_loss is None:
+        if self.residual == "loss_gradient" and not (self.loss or hasattr(pl_module, "summed_loss")):
             raise ValueError(
                 "Expected a summed loss for residual='loss_gradient', but the module has no `summed_loss`; "
                 "pass `loss`, a callable from outputs and targets to the loss summed over the samples."
@@ -129,29 +133,37 @@ class ResidualProjection(DiagnosticCallback):
 
     def wanted(self, moment: Moment) -> bool:
         """The beginning, and moments at which a basis is taken."""
-        return moment.event == "init" or bool(self._due(moment))
+        return moment.event == "init" or bool(self._taken(moment))
 
     def observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:
         """Residuals of this moment on all known bases, and those of the past on a new one."""
         values = super().observe(trainer, pl_module)
-        new = [name for name in self._due(self.moment) if name != "current"]
-        self._log_past(trainer, new)
+        self._log_past(trainer, self._taken(self.moment))
         return values
 
     def measure(self, snapshot: Snapshot) -> Mapping[str, float | Tensor]:
         """Energies of the residual, and the six ratios of a basis that is taken now."""
-        if self.residual == "loss_gradient" and self._summed_loss is not None:
-            residual = snapshot.loss_gradient(self._summed_loss)
+        if self.residual == "loss_gradient":
+            residual = snapshot.loss_gradient(self.loss or cast(Loss, snapshot.model.summed_loss))
         else:
             residual = snapshot.residual
-        record = self.records.setdefault(snapshot.probe.split, ResidualRecord())
-        record.add(self.moment.step, self.moment.epoch, residual)
-        values: dict[str, float | Tensor] = {"residual_energy": record.energies()[-1]}
-        for name in self._due(self.moment):
+        split = snapshot.probe.split
+        if split not in self.records and self.moment.event != "init":
+            raise RuntimeError(f"Expected the {split} residual before the first step, but it could not be measured.")
+        record = self.records.get(split, ResidualRecord())
+        news = record.add(self.moment.step, self.moment.epoch, residual)
+        self.records[split] = record
+        taken = [*self._taken(self.moment), *(name for name in self.bases if name == "current" and news)]
+        values: dict[str, float | Tensor] = {}
+        for name in taken:
             space = record.spaces[name] = self._space(snapshot)
             values.update({f"{name}/{key}": value for key, value in record.ratios(space, snapshot.labels).items()})
+        if news:
+            values["residual_energy"] = record.energies()[-1]
+        # At the end of training the last epoch's residual is looked at again, on the basis that is new.
         for name, space in record.spaces.items():
-            values.update({f"{name}/{key}": value[0] for key, value in record.projected(space, last=1).items()})
+            if news or name in taken:
+                values.update({f"{name}/{key}": value[0] for key, value in record.projected(space, last=1).items()})
         return values
 
     def tables(self) -> dict[str, Table]:
@@ -189,17 +201,19 @@ class ResidualProjection(DiagnosticCallback):
         """Residuals and bases, so that a resumed training goes on with them."""
         return {**super().state_dict(), "records": {split: record.state() for split, record in self.records.items()}}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with the residuals and bases of a checkpoint."""
-        super().load_state_dict(state_dict)
-        states = state_dict.get("records", {})
-        self.records = {split: ResidualRecord.from_state(state) for split, state in states.items()}
+        super().restore(state)
+        self.records = {split: ResidualRecord.from_state(record) for split, record in state["records"].items()}
+        # A training that goes on after its end will have another final basis, whose rows are to come.
+        rows = [(row, {key: value for key, value in row.items() if "/final/" not in key}) for row in self.history]
+        prefix = f"{self.topic}/"
+        self.history = [rest for row, rest in rows if rest == row or any(key.startswith(prefix) for key in rest)]
 
-    def _due(self, moment: Moment) -> list[str]:
-        """Names of the bases that are taken at this moment."""
-        done = int(moment.epoch) if moment.event == "epoch" else None
-        now = {"init": "initial", "end": "final"}.get(moment.event)
-        return [name for name, basis in self.bases.items() if basis == "current" or basis in (now, done)]
+    def _taken(self, moment: Moment) -> list[str]:
+        """Names of the reference bases that are taken at this moment."""
+        now = {"init": "initial", "end": "final", "epoch": moment.epoch}.get(moment.event)
+        return [name for name, basis in self.bases.items() if basis == now]
 
     def _space(self, snapshot: Snapshot) -> InformationSpace:
         space = snapshot.spectrum.information_space(**self.rule)
@@ -215,7 +229,7 @@ class ResidualProjection(DiagnosticCallback):
         """Log the residuals of the past on bases that were taken only now, each at the step that it belongs to."""
         rows: dict[tuple[int, float], dict[str, float | Tensor]] = {}
         for name in names:
-            for split, record in self.records.items():
+            for split, record in ((split, record) for split, record in self.records.items() if name in record.spaces):
                 for key, energies in record.projected(record.spaces[name]).items():
                     for step, epoch, energy in zip(record.steps, record.epochs, energies, strict=True):
                         if step < self.moment.step:

@@ -1,5 +1,6 @@
 """Residuals of one data set over a training, and the information spaces that they are projected on."""
 
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -20,8 +21,8 @@ class ResidualRecord:
 
     Example:
         >>> record = ResidualRecord()
-        >>> record.add(0, 0.0, torch.tensor([3.0, 4.0]))
-        >>> record.add(9, 1.0, torch.tensor([3.0, 0.0]))
+        >>> record.add(0, 0.0, torch.tensor([3.0, 4.0])), record.add(9, 1.0, torch.tensor([3.0, 0.0]))
+        (True, True)
         >>> [float(energy) for energy in record.energies()]
         [1.0, 0.36]
     """
@@ -32,18 +33,27 @@ class ResidualRecord:
         self.residuals: list[Tensor] = []
         self.spaces: dict[str, InformationSpace] = {}
 
-    def add(self, step: int, epoch: float, residual: Tensor) -> None:
-        """Keep the residual of a step, once.
+    def add(self, step: int, epoch: float, residual: Tensor) -> bool:
+        """Keep the residual of a step, of several at one step the last; whether it says anything new.
 
         Raises:
+            FloatingPointError: If the residual's energy is not finite.
             ValueError: If the first residual is zero, so that nothing can be compared with it.
         """
-        if not self.steps and float(residual.norm()) == 0.0:
+        residual = residual.detach().double().cpu()
+        energy = float(residual.square().sum())
+        if not math.isfinite(energy):
+            raise FloatingPointError(f"Expected a residual of finite energy, but got {energy}.")
+        if not self.steps and energy == 0.0:
             raise ValueError("Expected an initial residual other than zero, but the outputs equal the labels already.")
-        if not self.steps or self.steps[-1] != step:
-            self.steps.append(step)
-            self.epochs.append(epoch)
-            self.residuals.append(residual.detach().double().cpu())
+        if self.steps and self.steps[-1] == step:
+            if torch.equal(self.residuals[-1], residual):
+                return False
+            del self.steps[-1], self.epochs[-1], self.residuals[-1]
+        self.steps.append(step)
+        self.epochs.append(epoch)
+        self.residuals.append(residual)
+        return True
 
     def energies(self) -> Tensor:
         """``|r_t|² / |r_0|²`` for each residual kept."""
@@ -71,18 +81,20 @@ class ResidualRecord:
         return values
 
     def state(self) -> dict[str, Any]:
-        """Everything as tensors and plain Python types."""
+        """As tensors and plain Python types; the current and the final basis are taken anew, and are left out."""
         spaces = {
             name: {field.name: getattr(space, field.name) for field in fields(space)}
             for name, space in self.spaces.items()
+            if name not in ("current", "final")
         }
-        return {"steps": self.steps, "epochs": self.epochs, "residuals": self.residuals, "spaces": spaces}
+        lists = {"steps": list(self.steps), "epochs": list(self.epochs), "residuals": list(self.residuals)}
+        return {**lists, "spaces": spaces}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "ResidualRecord":
         """The record that :meth:`state` was taken of."""
         record = cls()
         record.steps, record.epochs = list(state["steps"]), list(state["epochs"])
-        record.residuals = list(state["residuals"])
+        record.residuals = [residual.double() for residual in state["residuals"]]
         record.spaces = {name: InformationSpace(**space) for name, space in state["spaces"].items()}
         return record

@@ -1,12 +1,13 @@
 """A LightningModule whose forward pass reports nothing: no logging, no metric updates."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-from torchmetrics import Metric
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
 
 
 @contextmanager
@@ -17,7 +18,6 @@ def silenced(module: nn.Module) -> Iterator[nn.Module]:
     forbids logging.
 
     Example:
-        >>> import torch
         >>> from torchmetrics import MeanMetric
         >>> module = nn.ModuleList([MeanMetric()])
         >>> with silenced(module):
@@ -25,25 +25,50 @@ def silenced(module: nn.Module) -> Iterator[nn.Module]:
         >>> module[0].update_count
         0
     """
-    loggers = [part for part in module.modules() if hasattr(part, "log_dict") and hasattr(part, "log")]
-    metrics = [(part, _metric_state(part)) for part in module.modules() if isinstance(part, Metric)]
+    parts = list(module.modules())
+    restore = [_muted(part) for part in parts if hasattr(part, "log_dict") and hasattr(part, "log")]
+    restore += [_kept(part) for part in parts if isinstance(part, (Metric, MetricCollection))]
     try:
-        for part in loggers:
-            # Instance attributes hide the methods of the class and are taken away again.
-            part.__dict__["log"] = part.__dict__["log_dict"] = _say_nothing
         yield module
     finally:
-        for part in loggers:
-            part.__dict__.pop("log", None)
-            part.__dict__.pop("log_dict", None)
-        for part, state in metrics:
-            part.__dict__.update(state)
+        for put_back in restore:
+            put_back()
 
 
-def _metric_state(metric: Metric) -> dict[str, Any]:
-    own = {name: value for name, value in metric.__dict__.items() if name in (*metric._defaults, "_state")}
-    counters = {name: value for name, value in metric.__dict__.items() if name in ("_update_count", "_computed")}
-    return {**copy.deepcopy(own), **counters}
+def _muted(part: nn.Module) -> Callable[[], None]:
+    """Switch logging off; the function that switches it on again."""
+    # Instance attributes hide the methods of the class. There may have been some before.
+    before: dict[str, Any] = {name: vars(part)[name] for name in ("log", "log_dict") if name in vars(part)}
+    vars(part)["log"] = vars(part)["log_dict"] = _say_nothing
+
+    def put_back() -> None:
+        for name in ("log", "log_dict"):
+            vars(part).pop(name, None)
+        vars(part).update(before)
+
+    return put_back
+
+
+def _kept(metric: nn.Module) -> Callable[[], None]:
+    """The function that makes a metric what it is now: the same tensors and lists, with the same content."""
+    attributes = dict(vars(metric))
+    groups = copy.deepcopy(attributes.get("_groups"))
+    lists = [(value, list(value)) for value in attributes.values() if isinstance(value, list)]
+    tensors = [(value, value.detach().clone()) for value in attributes.values() if isinstance(value, Tensor)]
+
+    def put_back() -> None:
+        vars(metric).clear()
+        vars(metric).update(attributes)
+        if groups is not None:
+            vars(metric)["_groups"] = groups
+        for value, items in lists:
+            value[:] = items
+        with torch.no_grad():
+            for tensor, content in tensors:
+                if not torch.equal(tensor, content) and not tensor.is_inference():
+                    tensor.copy_(content)
+
+    return put_back
 
 
 def _say_nothing(*_: Any, **__: Any) -> None:

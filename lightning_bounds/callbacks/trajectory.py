@@ -1,6 +1,6 @@
 """How far and along which way the weights travel, during training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_bounds.callbacks.base import DiagnosticCallback
 from lightning_bounds.jacobian.parameters import selected_parameters
 from lightning_bounds.lightning import pl
+from lightning_bounds.probe import Probe
 from lightning_bounds.report import trajectory_figure
 from lightning_bounds.schedule import Schedule
 from lightning_bounds.theory.layer_norms import spectral_norm, weight_matrix
@@ -52,8 +53,8 @@ class TrajectoryMonitor(DiagnosticCallback):
     ) -> None:
         # The same rule, and the same sentence, as for a schedule.
         self._path_schedule = Schedule(every_n_steps=path_every_n_steps)
-        self.layers = layers
-        super().__init__(schedule=schedule or Schedule(every_n_epochs=1), on_error=on_error, name=name)
+        probe = Probe(layers=layers)
+        super().__init__(probe, schedule=schedule or Schedule(every_n_epochs=1), on_error=on_error, name=name)
 
     def reset(self) -> None:
         """Forget where the weights began and how far they went."""
@@ -65,36 +66,42 @@ class TrajectoryMonitor(DiagnosticCallback):
 
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the weights that the training begins with."""
-        weights = selected_parameters(pl_module, self.layers)
-        changed = [name for name in self.initial if name in weights and weights[name].shape != self.initial[name].shape]
+        named = _weights(pl_module)
+        changed = [name for name in self.initial if name in named and named[name].shape != self.initial[name].shape]
         if changed:
             raise ValueError(f"Expected the weights of the checkpoint's run, but {changed} have another shape now.")
-        self._previous = {name: weight.detach().clone() for name, weight in weights.items()}
-        self._previous_step = trainer.global_step
-        self.initial = self.initial or {name: weight.clone() for name, weight in self._previous.items()}
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check the patterns before there is data."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            selected_parameters(pl_module, self.layers)
+        if not self.initial:
+            selected = selected_parameters(pl_module, self.probe.layers)
+            self.initial = {name: weight.detach().clone() for name, weight in selected.items()}
+        followed = self._followed(pl_module)
+        self.initial = {
+            name: first.to(followed[name].device) for name, first in self.initial.items() if name in followed
+        }
+        if not self._previous:
+            self._previous, self._previous_step = followed, trainer.global_step
+        self._previous = {name: self._previous[name].detach().to(w.device, copy=True) for name, w in followed.items()}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Add the step to the path, before anything is measured."""
-        if self._path_schedule.fires_at_step(self._previous_step, trainer.global_step):
-            self._walk(trainer, pl_module)
+        if self.enabled and self._path_schedule.fires_at_step(self._previous_step, trainer.global_step):
+            _, error = self.attempt(self._walk, trainer, pl_module, "step")
+            # A piece of the path that could not be measured leaves its length unknown.
+            self.path_length = self.path_length if error is None else float("nan")
         super().on_train_batch_end(trainer, pl_module, *args)
 
     def observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:
         """Distances and norms of this moment."""
         self._walk(trainer, pl_module)
         weights = {name: weight.detach() for name, weight in self._followed(pl_module).items()}
-        begun = [self.initial[name].to(weight.device) for name, weight in weights.items()]
+        bad = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
+        if bad:
+            raise FloatingPointError(f"Expected finite weights, but those of {bad[:10]} are NaN or infinite.")
+        begun = [self.initial[name] for name in weights]
         distance, start = _distance(weights.values(), begun), _norm(begun)
         values: dict[str, float | Tensor] = {
             "distance": distance,
             "path_length": self.path_length,
-            "norm": _norm(list(weights.values())),
+            "norm": _norm(weights.values()),
         }
         if start > 0:
             values["relative_distance"] = distance / start
@@ -116,18 +123,26 @@ class TrajectoryMonitor(DiagnosticCallback):
         return {self.topic: trajectory_figure(curves, title="Travel of the weights")} if rows else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the weights began and how far they went."""
+        """Where the weights began, how far they went, and where they were when the path was last measured."""
         initial = {name: weight.cpu() for name, weight in self.initial.items()}
-        return {**super().state_dict(), "initial": initial, "path_length": self.path_length}
+        # Between every two steps, that is where they are now.
+        every_step = self._path_schedule.every_n_steps == 1
+        previous = {} if every_step else {name: weight.clone().cpu() for name, weight in self._previous.items()}
+        state = {"initial": initial, "previous": previous, "previous_step": self._previous_step}
+        return {**super().state_dict(), **state, "path_length": self.path_length}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the weights that the checkpoint's run began with."""
-        super().load_state_dict(state_dict)
-        self.initial, self.path_length = state_dict.get("initial", {}), state_dict.get("path_length", 0.0)
+        super().restore(state)
+        self.initial = {name: weight.detach() for name, weight in state["initial"].items()}
+        self._previous = {name: weight.detach() for name, weight in state["previous"].items()}
+        if self._previous and self._previous.keys() != self.initial.keys():
+            raise ValueError(f"Expected previous weights of {list(self.initial)}, but got {list(self._previous)}.")
+        self.path_length, self._previous_step = float(state["path_length"]), int(state["previous_step"])
 
     def _followed(self, pl_module: pl.LightningModule) -> dict[str, Tensor]:
         """The weights that the training began with, also if some were frozen since."""
-        named = {name.replace("_orig_mod.", ""): weight for name, weight in pl_module.named_parameters()}
+        named = _weights(pl_module)
         return {name: named[name] for name in self.initial if name in named}
 
     def _walk(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -140,6 +155,12 @@ class TrajectoryMonitor(DiagnosticCallback):
         self._previous_step = trainer.global_step
 
 
+def _weights(pl_module: pl.LightningModule) -> dict[str, Tensor]:
+    """All weights by the names that :func:`selected_parameters` gives them, without torch.compile's wrapper."""
+    named = pl_module.named_parameters()
+    return {".".join(part for part in name.split(".") if part != "_orig_mod"): weight for name, weight in named}
+
+
 def metric_name(name: str) -> str:
     """A parameter's name in the characters of metric names.
 
@@ -150,9 +171,10 @@ def metric_name(name: str) -> str:
     return "".join(character if character.isalnum() and character.isascii() else "_" for character in name).lower()
 
 
-def _norm(tensors: Sequence[Tensor]) -> float:
-    return float(torch.stack([tensor.double().square().sum().cpu() for tensor in tensors]).sum().sqrt())
+def _norm(tensors: Iterable[Tensor]) -> float:
+    squares = [tensor.detach().double().square().sum() for tensor in tensors]
+    return float(torch.stack([square.to(squares[0].device) for square in squares]).sum().sqrt())
 
 
-def _distance(first: Any, second: Sequence[Tensor]) -> float:
-    return _norm([a.detach().double() - b.double() for a, b in zip(first, second, strict=True)])
+def _distance(first: Iterable[Tensor], second: Iterable[Tensor]) -> float:
+    return _norm(a.detach().double() - b.double() for a, b in zip(first, second, strict=True))

@@ -86,7 +86,8 @@ def _adjoint(outputs: Tensor, parameters: Sequence[Tensor], vector: Tensor, prod
     row = vector_jacobian_products(outputs, parameters, u.reshape(1, *outputs.shape))[0]
     forward, backward = u @ product, row @ vector
     scale = u.norm() * product.norm() + row.norm() * vector.norm()
-    tolerance = 1e-9 if product.dtype == torch.float64 else 1e-3
+    fine = all(tensor.dtype == torch.float64 for tensor in (outputs, product, *parameters))
+    tolerance = 1e-9 if fine else 1e-3
     # Not `<=` turned around: NaN is left to those who check the values.
     return not bool((forward - backward).abs() > tolerance * scale)
 

@@ -2,7 +2,8 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,8 +42,8 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
     twice; compiled submodules run eagerly, because tracing through them would change later training.
 
     On leaving, also after an exception: the training flag of each submodule on its own (a submodule that the user
-    pinned to evaluation stays there), every buffer (its values, and the tensor that held them), the random streams,
-    and the settings above. Parameters and their ``.grad`` are never written to.
+    pinned to evaluation stays there), every buffer (its values, and the tensor that held them; new ones are gone), the
+    random streams, and the settings above. Parameters and their ``.grad`` are never written to.
 
     Args:
         module: Any module.
@@ -62,11 +63,7 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
     if mode not in ("eval", "train"):
         raise ValueError(f"Expected `mode` to be 'eval' or 'train', but got {mode!r}.")
     flags = [(submodule, submodule.training) for submodule in module.modules()]
-    buffers = [
-        (submodule, name, buffer, None if buffer is None else buffer.detach().clone())
-        for submodule in module.modules()
-        for name, buffer in submodule._buffers.items()
-    ]
+    buffers = [_Buffers(submodule) for submodule in module.modules()]
     with ExitStack() as stack:
         stack.enter_context(preserved_rng())
         stack.enter_context(_plain_arithmetic())
@@ -79,39 +76,79 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
         finally:
             for submodule, training in flags:
                 submodule.training = training
-            _restore_buffers(buffers)
+            for saved in buffers:
+                saved.restore()
 
 
-def _restore_buffers(buffers: list[tuple[nn.Module, str, torch.Tensor | None, torch.Tensor | None]]) -> None:
-    with torch.no_grad():
-        for submodule, name, buffer, saved in buffers:
-            if getattr(submodule, name) is not buffer:
-                setattr(submodule, name, buffer)
-            if buffer is not None and saved is not None and not torch.equal(buffer, saved):
-                buffer.copy_(saved)
+class _Buffers:
+    """The buffers of one submodule, without those of its children, as they were."""
+
+    def __init__(self, submodule: nn.Module) -> None:
+        self.submodule, self.tensors = submodule, dict(submodule._buffers.items())
+        self.transient = set(submodule._non_persistent_buffers_set)
+        self.values = [(tensor, tensor.detach().clone()) for tensor in self.tensors.values() if tensor is not None]
+
+    def restore(self) -> None:
+        held = dict(self.submodule._buffers.items())
+        if {name: id(tensor) for name, tensor in held.items()} != {name: id(t) for name, t in self.tensors.items()}:
+            if isinstance(self.submodule, torch.jit.ScriptModule):  # its set of buffers is fixed
+                for name, tensor in self.tensors.items():
+                    setattr(self.submodule, name, tensor)
+            else:
+                self.submodule._buffers.clear()
+                self.submodule._buffers.update(self.tensors)
+                self.submodule._non_persistent_buffers_set = self.transient
+        with torch.no_grad():
+            for tensor, values in self.values:
+                if tensor.shape != values.shape:  # resized, as observers for quantization do
+                    tensor.resize_(values.shape)
+                if not torch.equal(tensor, values):
+                    tensor.copy_(values)
 
 
 @contextmanager
 def _plain_arithmetic() -> Iterator[None]:
     """Full float32 precision, twice differentiable attention, no autocast, no compiled code."""
-    precision = torch.get_float32_matmul_precision()
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        # cuDNN's convolutions have a TensorFloat32 switch of their own.
-        cudnn_tf32 = torch.backends.cudnn.allow_tf32
+        stack.enter_context(_ieee_float32())
         try:
-            torch.set_float32_matmul_precision("highest")
             torch.backends.mha.set_fastpath_enabled(False)
-            torch.backends.cudnn.allow_tf32 = False
             yield
         finally:
-            torch.backends.cudnn.allow_tf32 = cudnn_tf32
             torch.backends.mha.set_fastpath_enabled(fastpath)
-            torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def _ieee_float32() -> Iterator[None]:
+    """Float32 products in float32, not in TensorFloat32 or bfloat16, whichever of torch's switches asks for those."""
+    with ExitStack() as undo:
+        # First the older switch of cuDNN, which code inside may read; it raises where a newer one contradicts it.
+        with suppress(RuntimeError):
+            if torch.backends.cudnn.allow_tf32:
+                undo.callback(setattr, torch.backends.cudnn, "allow_tf32", True)
+                torch.backends.cudnn.allow_tf32 = False
+        if not hasattr(torch.backends, "fp32_precision"):  # before torch 2.9
+            undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        for level in _precision_levels():
+            if level.fp32_precision != "ieee":
+                undo.callback(setattr, level, "fp32_precision", level.fp32_precision)
+                level.fp32_precision = "ieee"
+        yield
+
+
+def _precision_levels() -> list[Any]:
+    """The switches of torch 2.9 and later from the top down: one that is not set follows those above it."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        return []
+    backends: Any = torch.backends
+    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+    return [backends, cudnn, cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def selected_parameters(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Parameter]:
-    """Trainable parameters by name, in ``model.parameters()`` order; tied ones appear once.
+    """Trainable parameters by name, in ``model.parameters()`` order; tied ones appear once, under their first name.
 
     Args:
         model: Any module.
@@ -28,9 +28,12 @@ def selected_parameters(model: nn.Module, layers: Sequence[str] | None = None) -
         )
     named = {_plain(name): parameter for name, parameter in model.named_parameters()}
     if layers is not None:
+        # Tied parameters answer to each of their names.
+        names = {_plain(name): id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
         for pattern in layers:
-            _check_pattern(pattern, list(named))
-        named = {name: p for name, p in named.items() if any(_selects(pattern, name) for pattern in layers)}
+            _check_pattern(pattern, list(names))
+        chosen = {key for name, key in names.items() if any(_selects(pattern, name) for pattern in layers)}
+        named = {name: parameter for name, parameter in named.items() if id(parameter) in chosen}
     trainable = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
     if not trainable:
         where = "the model" if layers is None else f"layers {list(layers)}"
@@ -43,7 +46,7 @@ def selected_parameters(model: nn.Module, layers: Sequence[str] | None = None) -
 
 def _plain(name: str) -> str:
     """The name without the wrapper that `torch.compile` puts around a module."""
-    return name.replace("_orig_mod.", "")
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _selects(pattern: str, name: str) -> bool:

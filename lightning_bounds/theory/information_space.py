@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+# Relative rounding of a sum of squares: it must neither push energy = 1 past the end nor look like energy left over.
+_ROUNDING = 1e-12
+
 
 class Alignment(NamedTuple):
     """How a vector lies to an information space; the ratios of Tables 1 to 3 of Oymak et al. 2019.
@@ -30,9 +33,10 @@ class InformationSpace:
         basis: Orthonormal columns ``U_I``, shape ``(n*K, r)``, sample-major rows.
         singular_values: The ``r`` largest singular values, descending.
         cutoff: The cut-off ``α``; if a rank was asked for, the smallest singular value inside, ``σ_r``.
-        cutoff_interval: ``(σ_{r+1}, σ_r)``: every cut-off above the first and up to the second gives this space.
-        tied: Whether ``σ_r`` and ``σ_{r+1}`` are closer than the noise floor: then the Jacobian does not determine
-            the space.
+        cutoff_interval: ``(σ_{r+1}, σ_r)``: every cut-off above the first and up to the second gives this space. Where
+            ``σ_{r+1}`` is not known, the first is what it can be at most.
+        tied: Whether ``σ_r`` and ``σ_{r+1}`` are known to be closer than the noise floor: then the Jacobian does not
+            determine the space.
         noise_floor: Singular values below it are not resolved, and are left out of the pseudo-inverse.
 
     References:
@@ -131,7 +135,8 @@ def information_space(
         noise_floor: Values closer than this are tied.
 
     Raises:
-        ValueError: If not exactly one rule is given, it is out of range, or the known singular values do not reach it.
+        ValueError: If not exactly one rule is given, it is out of range, the known singular values do not reach it, or
+            they are not finite, non-negative and descending.
 
     References:
         Oymak et al. 2019, Definition 5.2 (erratum A5: the number of ``σ_s ≥ α``).
@@ -151,7 +156,11 @@ def information_space(
         )
     check_rule(rank, cutoff, relative_cutoff, energy)
     count = singular_values.numel()
-    total = float(singular_values.square().sum()) if frobenius_norm is None else frobenius_norm**2
+    # NaN fails the first comparison, infinity the second.
+    if not bool((singular_values >= 0).all() & singular_values.isfinite().all() & (singular_values.diff() <= 0).all()):
+        raise ValueError(f"Expected finite singular values, 0 or more, descending, but got {singular_values}.")
+    known = float(singular_values.double().square().sum())
+    total = known if frobenius_norm is None else frobenius_norm**2
     largest = float(singular_values[0]) if count else 0.0
     if rank is not None:
         if rank > count:
@@ -167,6 +176,15 @@ def information_space(
         dimension = int((singular_values >= singular_values[dimension - 1] - noise_floor).sum())
     inside = float(singular_values[dimension - 1]) if dimension else float("inf")
     outside = float(singular_values[dimension]) if dimension < count else 0.0
+    if dimension == count < left_vectors.shape[0]:
+        # At most as large as the last known one, and as all that |J|_F leaves; below the floor it is rounding.
+        rest = max(total * (1 - _ROUNDING) - known, 0.0) ** 0.5
+        outside = min(rest, inside) if rest > noise_floor else 0.0
+        if outside > 0 and outside >= alpha and rank is None and energy is None:
+            raise ValueError(
+                f"Expected a cut-off above {outside:.6g}, which singular values that are not known may reach, but got "
+                f"{alpha:.6g}; only {count} are known, ask for more of the spectrum."
+            )
     return InformationSpace(
         # Copies: a view would keep all vectors in memory, and write them into checkpoints.
         basis=left_vectors[:, :dimension].clone(),
@@ -200,8 +218,7 @@ def check_rule(rank: int | None, cutoff: float | None, relative_cutoff: float | 
 
 def _dimension_of_energy(singular_values: Tensor, energy: float, total: float) -> int:
     partial = singular_values.double().square().cumsum(0)
-    # Rounding in the last sum must not push energy = 1 past the end.
-    reached = partial >= energy * total * (1 - 1e-12)
+    reached = partial >= energy * total * (1 - _ROUNDING)
     if not bool(reached.any()):
         known = float(partial[-1]) / total if total > 0 and partial.numel() else 0.0
         raise ValueError(

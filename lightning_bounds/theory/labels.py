@@ -62,8 +62,8 @@ def class_indices(targets: Tensor, num_outputs: int) -> Tensor:
     """The class of each sample: an index in ``0 .. K-1``, or 0 and 1 for the signs -1 and +1 of a single output.
 
     Args:
-        targets: Classes ``(n,)`` or ``(n, 1)`` of an integer or boolean type; coded rows ``(n, K)`` (the largest entry
-            is the class); or, for a single output, sign labels ``(n,)`` or ``(n, 1)`` of any type.
+        targets: Classes ``(n,)`` or ``(n, 1)`` of an integer or boolean type; coded rows ``(n, K)`` (the one largest
+            entry is the class); or, for a single output, sign labels ``(n,)`` or ``(n, 1)`` of any type.
         num_outputs: ``K``, the number of outputs per sample.
 
     Returns:
@@ -79,7 +79,7 @@ def class_indices(targets: Tensor, num_outputs: int) -> Tensor:
         tensor([0, 1])
     """
     if targets.dim() == 2 and targets.shape[1] == num_outputs and num_outputs > 1:
-        return targets.argmax(dim=1)
+        return _coded_classes(targets)
     if targets.dim() == 0 or targets.numel() != targets.shape[0]:
         raise ValueError(
             f"Expected one class per sample, shape (n,), or coded rows (n, {num_outputs}), "
@@ -100,6 +100,18 @@ def class_indices(targets: Tensor, num_outputs: int) -> Tensor:
             f"but sample {sample} has label {int(flat[sample])}."
         )
     return flat.long()
+
+
+def _coded_classes(rows: Tensor) -> Tensor:
+    # NaN equals nothing, so a row with NaN has no largest entry either.
+    largest = (rows == rows.amax(dim=1, keepdim=True)).int()
+    unclear = (largest.sum(dim=1) != 1).nonzero().flatten().tolist()
+    if unclear:
+        raise ValueError(
+            f"Expected coded rows with one largest entry each, the class, but those of samples {unclear[:10]} have "
+            "several or NaN; for several labels per sample there is no class."
+        )
+    return largest.argmax(dim=1)
 
 
 def _sign_classes(flat: Tensor) -> Tensor:

@@ -9,10 +9,15 @@ from torch import Tensor
 def weight_matrix(weight: Tensor) -> Tensor:
     """A weight of two or more dimensions as a matrix, shape ``(outputs, all other dimensions)``, in float64.
 
+    Raises:
+        ValueError: If the weight has fewer dimensions.
+
     Example:
         >>> weight_matrix(torch.zeros(8, 3, 5, 5)).shape
         torch.Size([8, 75])
     """
+    if weight.dim() < 2:
+        raise ValueError(f"Expected a weight of two or more dimensions, but got shape {tuple(weight.shape)}.")
     return weight.detach().double().flatten(1)
 
 
@@ -41,7 +46,7 @@ def norm_products(weights: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
     Example:
         >>> norm_products([torch.eye(2), 3 * torch.eye(2), torch.ones(2)])
-        (tensor(3., dtype=torch.float64), tensor(6.0000, dtype=torch.float64))
+        (tensor(3., dtype=torch.float64), tensor(6., dtype=torch.float64))
     """
     matrices = [weight for weight in weights if weight.dim() >= 2]
     one = torch.ones((), dtype=torch.float64)
