@@ -250,6 +250,15 @@ def test_a_data_set_with_a_lock_still_has_its_lock_and_its_generator():
     assert data.generator is generator
 
 
+def test_no_seed_is_left_for_a_device_that_is_not_in_use_yet(monkeypatch):
+    # torch.manual_seed would queue it for CUDA's first use, in the place of the seed that the user had chosen.
+    queued = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", queued.append)
+    Probe(seed=3).batch(Indexed(), default_collate)
+    assert queued == []
+
+
 def test_the_streams_are_restored_when_the_data_set_fails():
     def fail():
         random.random(), np.random.rand(), torch.rand(1)
@@ -277,6 +286,15 @@ def test_an_iterable_that_cannot_be_copied_is_refused_and_not_used_up():
     ):
         Probe().batch(data, default_collate)
     assert list(data) == [0, 1, 2]
+
+
+def test_an_error_of_the_iterable_itself_is_passed_on():
+    class Broken(IterableDataset):
+        def __iter__(self):
+            raise TypeError("deliberate")
+
+    with pytest.raises(TypeError, match="deliberate"):
+        Probe().batch(Broken(), default_collate)
 
 
 @pytest.mark.parametrize("data", [table(0), Subset(table(), []), Stream(iter([]))], ids=["table", "subset", "iterable"])

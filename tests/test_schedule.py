@@ -4,6 +4,7 @@ import dataclasses
 from itertools import pairwise
 
 import pytest
+from omegaconf import ListConfig
 
 from lightning_bounds import Schedule
 
@@ -171,11 +172,12 @@ def test_a_schedule_that_asks_for_nothing_is_refused(rules):
         silent(**rules)
 
 
-def test_schedules_of_equal_rules_are_equal_and_hash_alike():
-    from_list, from_tuple = Schedule(steps=[1, 2]), Schedule(steps=(1, 2))
-    assert from_list == from_tuple
-    assert hash(from_list) == hash(from_tuple)
-    assert from_list != Schedule(steps=[2, 1, 3])
+@pytest.mark.parametrize("steps", [[1, 2], range(1, 3), ListConfig([1, 2])], ids=lambda steps: type(steps).__name__)
+def test_schedules_of_equal_rules_are_equal_and_hash_alike(steps):
+    schedule, from_tuple = Schedule(steps=steps), Schedule(steps=(1, 2))
+    assert schedule == from_tuple
+    assert hash(schedule) == hash(from_tuple)
+    assert schedule != Schedule(steps=[2, 1, 3])
 
 
 def test_a_schedule_cannot_be_changed():

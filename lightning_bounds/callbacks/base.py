@@ -36,7 +36,7 @@ class DiagnosticCallback(pl.Callback):
     show them, and both to :attr:`history`. Besides, every callback logs ``bounds/opt_step`` (optimizer steps done),
     ``epoch`` (epochs done, in fractions within one), ``bounds/status/<topic>`` (0 measured, 1 not finite, 2 out of
     memory, 3 failed its own check, 4 another error) and ``bounds/cost/<topic>/seconds`` with ``.../share``, the share
-    of the time since training began.
+    of the time since training began. Of several processes all take the numbers of the first.
 
     Args:
         probe: Which samples are looked at and how; 256 samples in evaluation mode by default.

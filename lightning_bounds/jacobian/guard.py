@@ -39,7 +39,8 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
 
     Inside: every submodule is in ``mode``; gradients are recorded, also when the caller is in ``no_grad`` or inference
     mode; no autocast, no TensorFloat32; attention runs as plain matrix products, which alone can be differentiated
-    twice; compiled submodules run eagerly, because tracing through them would change later training.
+    twice; compiled submodules run eagerly, because tracing through them would change later training; hooks of
+    parameters are silent.
 
     On leaving, also after an exception: the training flag of each submodule on its own (a submodule that the user
     pinned to evaluation stays there), every buffer (its values, and the tensor that held them; new ones are gone), the
@@ -67,6 +68,7 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
     with ExitStack() as stack:
         stack.enter_context(preserved_rng())
         stack.enter_context(_plain_arithmetic())
+        stack.enter_context(_without_hooks(module))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         try:
@@ -78,6 +80,19 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
                 submodule.training = training
             for saved in buffers:
                 saved.restore()
+
+
+@contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    """No hook of a parameter runs: one that records gradients would record ours, one that scales them scale ours."""
+    hooked = [(parameter, parameter._backward_hooks) for parameter in module.parameters() if parameter._backward_hooks]
+    try:
+        for parameter, _ in hooked:
+            parameter._backward_hooks = None
+        yield
+    finally:
+        for parameter, hooks in hooked:
+            parameter._backward_hooks = hooks
 
 
 class _Buffers:
@@ -115,6 +130,8 @@ def _plain_arithmetic() -> Iterator[None]:
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # Anomaly detection would report the attempts that differentiation falls back from.
+        stack.enter_context(torch.autograd.set_detect_anomaly(False))
         stack.enter_context(_ieee_float32())
         try:
             torch.backends.mha.set_fastpath_enabled(False)

@@ -201,6 +201,29 @@ def test_a_training_in_which_nothing_can_be_measured_is_the_same_training():
     assert differences(expected, got) == []
 
 
+def test_after_a_failed_measurement_the_module_logs_as_before():
+    class FailsWhenMeasured(Module):
+        def forward(self, inputs):
+            if not self.network.training and self.trainer.training:
+                raise RuntimeError("not now")
+            return super().forward(inputs)
+
+    class Logged(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            self.names = set(trainer.callback_metrics)
+
+    module, logged = FailsWhenMeasured(), Logged()
+    # The network fails when it is measured for the first time, after the data were checked.
+    callback = Fails(RuntimeError("not now"), *range(9))
+    fit_and_listen([callback, logged], module=Module(), val=False)
+    assert statuses(callback) == [4, 4, 4]
+    assert {"train/loss", "train/loss_step"} <= logged.names
+    with pytest.raises(RuntimeError, match="not now"):
+        fit([JacobianSpectrum(SMALL)], module)
+    assert "log" not in vars(module)
+    assert "log_dict" not in vars(module)
+
+
 def test_a_gram_matrix_beyond_the_budget_is_status_two_with_the_numbers_in_the_message():
     callback = JacobianSpectrum(Probe(num_samples=5, memory_budget="400B"), schedule=EVERY_STEP)
     trainer, said = fit_and_listen([callback])

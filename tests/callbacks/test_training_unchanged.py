@@ -1,12 +1,7 @@
 """The first promise: the same training, bit for bit, with and without the callbacks."""
 
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,32 +315,3 @@ def test_resumed_training_is_bit_identical_with_all_callbacks(tmp_path, every_n_
     assert measured(callbacks) == unfailing(callbacks)
     assert differences(expected, got) == []
     assert got["step"] == 12
-
-
-def run_processes(folder, kind):
-    """Train in two processes, which write what is left behind; killed together if they hang."""
-    job = Path(__file__).with_name("two_processes.py")
-    process = subprocess.Popen(
-        [sys.executable, str(job), str(folder), kind],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=150)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert process.returncode == 0, output[-3000:]
-    return [torch.load(folder / f"{kind}_{rank}.pt", weights_only=False) for rank in range(2)]
-
-
-@pytest.mark.slow
-def test_training_on_two_processes_is_bit_identical_and_both_measure_the_same(tmp_path):
-    expected, got = run_processes(tmp_path, "without"), run_processes(tmp_path, "with")
-    assert [differences(a["trace"], b["trace"]) for a, b in zip(expected, got, strict=True)] == [[], []]
-    assert [rank["measured"] for rank in got] == [[(topic, True, {0.0}) for topic, *_ in got[0]["measured"]]] * 2
-    assert differences(*(rank["histories"] for rank in got)) == []
-    assert len(got[0]["histories"]) == 4

@@ -57,6 +57,7 @@ FUNCTIONS = {
     "item": lambda w, b, s: (DATA @ w) * (b if b.sum().item() > -1e9 else s),
     "kink": lambda w, b, s: F.relu(DATA @ w + b),
     "no_batching": lambda w, b, s: NoBatching.apply(DATA @ w + b),
+    "flat_in_part": lambda w, b, s: torch.sign(DATA @ w) + b,
     "indexing": lambda w, b, s: torch.stack([w[i % 3] * b for i in range(4)]),
 }
 
@@ -143,10 +144,12 @@ def test_parameters_in_another_graph_have_columns_of_zeros():
     assert torch.equal(jacobian_vector_products(outputs, inputs, torch.randn(9, 3)), torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize("operation", [SilentSecondDerivative, WrongDerivative])
+@pytest.mark.parametrize(
+    "operation", [SilentSecondDerivative.apply, WrongDerivative.apply, F.pdist], ids=["silent", "wrong", "refused"]
+)
 def test_an_operation_that_cannot_be_differentiated_twice_has_no_product_from_the_right(operation):
     inputs = parameters()
-    outputs = operation.apply(DATA @ inputs[0])
+    outputs = operation(DATA @ inputs[0])
     assert jacobian_vector_products(outputs, inputs, torch.randn(9, 2)) is None
 
 
@@ -196,9 +199,18 @@ def test_products_from_the_right_keep_the_type_of_the_vectors():
     assert products.tolist() == [[4], [4]]
 
 
+@pytest.fixture
+def _batching_warnings():
+    """Lets torch say where it cannot batch an operation, as it does or does not by its own choice."""
+    torch._C._debug_only_display_vmap_fallback_warnings(True)
+    yield
+    torch._C._debug_only_display_vmap_fallback_warnings(False)
+
+
+@pytest.mark.usefixtures("_batching_warnings")
 def test_no_warning_about_batching_reaches_the_user():
     inputs = parameters()
-    outputs = F.max_pool1d((DATA @ inputs[0]).unsqueeze(0), 2)
+    outputs = F.max_pool3d((DATA @ inputs[0]).reshape(1, 1, 2, 2, 2), 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vector_jacobian_products(outputs, inputs, torch.randn(3, *outputs.shape))

@@ -385,6 +385,14 @@ def test_the_older_switch_of_matmul_precision_is_restored(precision, fails):
         torch.set_float32_matmul_precision(before)
 
 
+def test_code_inside_may_read_and_turn_the_switches_of_cudnn():
+    with observed(nn.Identity()):
+        assert not torch.backends.cudnn.allow_tf32
+        with torch.backends.cudnn.flags(enabled=False):
+            assert not torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.allow_tf32
+
+
 # Compiled code
 
 

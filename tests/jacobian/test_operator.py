@@ -247,3 +247,29 @@ def test_nan_weights_are_refused():
     nn.init.constant_(model.weight, float("nan"))
     with pytest.raises(ArithmeticError, match="finite"):
         JacobianOperator(nn.Sequential(model, nn.Tanh()), torch.randn(5, 3)).gram()
+
+
+def test_hooks_of_parameters_neither_see_nor_change_the_jacobian():
+    case = CASES["mlp"]()
+    expected, seen = jacobian_by_loop(case.model, case.inputs), []
+    weight = case.model[0].weight
+    handle = weight.register_hook(lambda gradient: seen.append(gradient) or 2 * gradient)
+    operator = JacobianOperator(case.model, case.inputs)
+    close(operator.dense(), expected)
+    close(operator.gram(), expected @ expected.T)
+    assert seen == []
+    case.model(case.inputs).sum().backward()
+    assert len(seen) == 1
+    close(weight.grad, 2 * seen[0])
+    handle.remove()
+    case.model(case.inputs).sum().backward()
+    assert len(seen) == 1
+
+
+def test_anomaly_detection_is_off_inside_and_on_again_after(recwarn):
+    case = CASES["once_differentiable"]()
+    expected = jacobian_by_loop(case.model, case.inputs)
+    with torch.autograd.set_detect_anomaly(True):
+        close(JacobianOperator(case.model, case.inputs).gram(), expected @ expected.T)
+        assert torch.is_anomaly_enabled()
+    assert not [warning for warning in recwarn if "Error detected" in str(warning.message)]
