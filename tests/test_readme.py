@@ -29,6 +29,9 @@ def checkout(tmp_path_factory):
     skipped = shutil.ignore_patterns(".*", "outputs", "multirun", "*.egg-info", "__pycache__", "build", "dist")
     shutil.copytree(ROOT, folder, ignore=skipped)
     if (ROOT / ".venv").is_dir():
+        # Out of date, it would be made anew through the link, under the feet of this test.
+        stamp = subprocess.run("cat pyproject.toml constraints.txt | cksum", cwd=ROOT, shell=True, capture_output=True)
+        assert (ROOT / ".venv" / ".installed").read_bytes() == stamp.stdout, "run scripts/check.sh, which renews .venv"
         (folder / ".venv").symlink_to(ROOT / ".venv")
     return folder
 
