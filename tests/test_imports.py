@@ -16,7 +16,10 @@ ORDER = [
     "models", "data",
 ]  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
-STANDARD = {"collections", "contextlib", "dataclasses", "difflib", "fnmatch", "math", "random", "typing", "warnings"}
+STANDARD = {
+    "collections", "contextlib", "dataclasses", "difflib", "fnmatch", "functools", "itertools", "math", "operator",
+    "random", "time", "types", "typing", "warnings", "weakref",
+}  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:
