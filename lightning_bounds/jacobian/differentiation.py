@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# Bytes that a block of rows may take.
+_BLOCK_BYTES = 2**28
+
 
 def vector_jacobian_products(outputs: Tensor, parameters: Sequence[Tensor], vectors: Tensor) -> Tensor:
     """``u^T J`` for each ``u`` of a batch; parameters that the outputs do not depend on get zeros.
@@ -33,6 +36,23 @@ def vector_jacobian_products(outputs: Tensor, parameters: Sequence[Tensor], vect
         return torch.cat([parameter.new_zeros(count, parameter.numel()) for parameter in parameters], dim=1)
     gradients = _batched_gradients([outputs], parameters, [vectors.to(outputs.dtype)])
     return torch.cat([gradient.reshape(count, -1) for gradient in gradients], dim=1)
+
+
+def selected_rows(outputs: Tensor, parameters: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Some rows of the Jacobian, shape ``(len(rows), p)``; as many at a time as fit into 256 MiB.
+
+    Example:
+        >>> weight = torch.tensor([2.0, 3.0], requires_grad=True)
+        >>> selected_rows(weight**2, [weight], torch.tensor([1]))
+        tensor([[0., 6.]])
+    """
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    blocks = []
+    for units in rows.split(max(1, _BLOCK_BYTES // max(1, size))):
+        vectors = torch.zeros(len(units), outputs.numel(), dtype=outputs.dtype, device=outputs.device)
+        vectors[torch.arange(len(units)), units] = 1
+        blocks.append(vector_jacobian_products(outputs, parameters, vectors.reshape(-1, *outputs.shape)))
+    return torch.cat(blocks)
 
 
 def jacobian_vector_products(outputs: Tensor, parameters: Sequence[Tensor], vectors: Tensor) -> Tensor | None:

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Machine epsilons below it are those of float64.
+_FINE = 1e-10
+
 Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 OutputFn = Callable[[Any], Tensor]
 
@@ -45,6 +48,21 @@ def take(inputs: Inputs, start: int, stop: int) -> Inputs:
 
     def part(tensor: Tensor) -> Tensor:
         return (tensor[start:stop] if tensor.dim() and tensor.shape[0] == n else tensor).clone()
+
+    return map_tensors(inputs, part)
+
+
+def select(inputs: Inputs, indices: Tensor) -> Inputs:
+    """A copy of the samples with these indices, which an in-place layer may overwrite.
+
+    Example:
+        >>> select(torch.arange(4), torch.tensor([2, 0]))
+        tensor([2, 0])
+    """
+    n = num_samples(inputs)
+
+    def part(tensor: Tensor) -> Tensor:
+        return tensor[indices.to(tensor.device)] if tensor.dim() and tensor.shape[0] == n else tensor.clone()
 
     return map_tensors(inputs, part)
 
@@ -116,6 +134,57 @@ def output_matrix(model: nn.Module, inputs: Inputs, output_fn: OutputFn | None =
             "pass `output_fn` to bring the samples to the first dimension."
         )
     return outputs.reshape(n, -1)
+
+
+def tried_outputs(
+    outputs: Callable[[int, int], Tensor], num_samples: int, mode: str, precision: float
+) -> tuple[int, bool]:
+    """Number of outputs of a sample, and whether samples see each other, from passes on a few of them.
+
+    Args:
+        outputs: From a first and a last sample (exclusive) to outputs ``(n, K)``.
+        num_samples: How many there are.
+        mode: In ``"train"`` mode samples always see each other.
+        precision: Machine epsilon of the network.
+
+    Raises:
+        ValueError: If two equal passes differ, samples have outputs of different sizes, or the outputs depend on no
+            parameter.
+    """
+    stop = num_samples if mode == "train" else min(3, num_samples)
+    with torch.no_grad():
+        together, again = outputs(0, stop), outputs(0, stop)
+    if not _close(together, again, precision):
+        raise ValueError(
+            f"Expected equal outputs from two forward passes on the same samples, but they differ by up to "
+            f"{float((together - again).abs().max()):.3g}: the Jacobian of a random function is undefined; "
+            "use mode='eval', or take the randomness out of the module."
+        )
+    coupled = mode == "train"
+    try:
+        alone = again if coupled else outputs(0, 1)
+    except ValueError:  # batch statistics of a single sample
+        coupled = True
+        alone = outputs(0, stop)
+    if alone.shape[1] != together.shape[1]:
+        raise ValueError(
+            f"Expected equally many outputs for every sample, but {stop} together have {together.shape[1]} each and "
+            f"the first one alone has {alone.shape[1]}; pass `output_fn` to bring them to one size."
+        )
+    coupled = coupled or not _close(together[:1], alone[:1], precision)
+    if not coupled and not alone.requires_grad:
+        raise ValueError(
+            f"Expected outputs that depend on trainable parameters, but none of the {together.shape[1]} outputs does; "
+            "look at the parameters that the outputs are computed from, with gradients recorded."
+        )
+    return together.shape[1], coupled
+
+
+def _close(first: Tensor, second: Tensor, precision: float) -> bool:
+    """Equal up to what another order of summation changes; NaN equals NaN, to be reported where it is measured."""
+    rtol = 1e-8 if precision < _FINE else 1e-3
+    scale = float(first.detach().nan_to_num().abs().max())
+    return torch.allclose(first, second, rtol=rtol, atol=rtol * scale, equal_nan=True)
 
 
 def _leaves(inputs: Inputs) -> list[Any]:

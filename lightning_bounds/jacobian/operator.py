@@ -1,22 +1,39 @@
 """The Jacobian of any module by plain automatic differentiation: the reference path, right before fast."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lightning_bounds.jacobian.differentiation import jacobian_vector_products, vector_jacobian_products
-from lightning_bounds.jacobian.forward import Inputs, OutputFn, num_samples, output_matrix, prepared, take
+from lightning_bounds.jacobian.chunk import Layering, UnevenError
+from lightning_bounds.jacobian.differentiation import (
+    jacobian_vector_products,
+    selected_rows,
+    vector_jacobian_products,
+)
+from lightning_bounds.jacobian.forward import (
+    Inputs,
+    OutputFn,
+    num_samples,
+    output_matrix,
+    prepared,
+    select,
+    take,
+    tried_outputs,
+)
+from lightning_bounds.jacobian.gram import check_blocks, check_gram, layered_gram, write_blocks
 from lightning_bounds.jacobian.guard import full_precision, observed
+from lightning_bounds.jacobian.layering import layering_of
 from lightning_bounds.jacobian.parameters import selected_parameters
+from lightning_bounds.jacobian.transposed import TransposedJacobian
 
-# Bytes that a block of rows or columns may take when no budget is given.
-_BLOCK_BYTES = 2**28
-# Machine epsilons below it are those of float64.
-_FINE = 1e-10
+if TYPE_CHECKING:
+    from lightning_bounds.jacobian.plan import Calibration, Plan
+
+Result = TypeVar("Result")
 
 
 class JacobianOperator:
@@ -37,7 +54,8 @@ class JacobianOperator:
         chunk_size: Samples per forward pass in ``J @ v`` and ``J.T @ u``.
 
     Raises:
-        ValueError: If nothing is trainable, a pattern matches nothing, or two equal forward passes differ.
+        ValueError: If nothing is trainable, a pattern matches nothing, the outputs depend on no trainable parameter,
+            or two equal forward passes differ.
         TypeError: If the module's output is not a floating-point tensor.
 
     Attributes:
@@ -74,14 +92,16 @@ class JacobianOperator:
         self.model, self.layers, self.output_fn, self.mode, self.chunk_size = model, layers, output_fn, mode, chunk_size
         self.inputs = prepared(model, inputs)
         self.num_samples = num_samples(self.inputs)
-        with self._evaluation() as parameters:
+        with self.evaluation() as parameters:
             self.names = list(parameters)
             self.sizes = [parameter.numel() for parameter in parameters.values()]
             self.num_frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
             self.dtype, self.device = _common_type(list(parameters.values()))
             self.row_precision = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
-            self.num_outputs, self.coupled = self._probe_forward()
+            self.num_outputs, self.coupled = tried_outputs(self._outputs, self.num_samples, mode, self.row_precision)
         self.shape = (self.num_samples * self.num_outputs, sum(self.sizes))
+        self._layering: Layering | None = None
+        self._calibration: Calibration | None = None
 
     @property
     def T(self) -> "TransposedJacobian":  # noqa: N802 - the name that matrices have
@@ -95,64 +115,146 @@ class JacobianOperator:
         """
         columns = self._columns(vector, self.shape[1], "v")
         chunks: list[Tensor | None] = []
-        with self._evaluation() as parameters:
+        with self.evaluation() as parameters:
             for outputs in self._output_chunks():
                 chunks.append(jacobian_vector_products(outputs, list(parameters.values()), columns))
                 if chunks[-1] is None:
                     break
-        product = self.dense() @ columns if chunks[-1] is None else torch.cat([c for c in chunks if c is not None])
+        if chunks[-1] is None:
+            product = torch.cat([self.rows(i, i + 1) @ columns for i in range(self.num_samples)])
+        else:
+            product = torch.cat([chunk for chunk in chunks if chunk is not None])
         return product.squeeze(1) if vector.dim() == 1 else product
 
     def dense(self) -> Tensor:
-        """``J`` itself, shape ``(n*K, p)``: every row by reverse differentiation.
+        """``J`` itself, shape ``(n*K, p)``: every row by reverse differentiation, one sample at a time.
 
         Example:
             >>> JacobianOperator(nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 2.0]])).dense()
             tensor([[1., 2.]])
         """
-        return self._dense_columns(0, self.shape[1])
+        parts = self.plain_rows(self.names, 0, self.num_samples)
+        return torch.cat([parts[name] for name in self.names], dim=1)
 
-    def gram(self, dtype: torch.dtype = torch.float64, memory_budget: int | None = None) -> Tensor:
+    def rows(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        """Rows of samples ``start .. stop-1``, shape ``((stop - start) * K, p)``, layer by layer.
+
+        Args:
+            start: First sample.
+            stop: One past the last sample.
+            out: Where the rows are written, of that shape and any floating type; made anew if not given.
+        """
+        blocks = self.row_blocks(start, stop)
+        if out is None:
+            return torch.cat(blocks, dim=1)
+        for part, block in zip(out.split(self.sizes, dim=1), blocks, strict=True):
+            part.copy_(block)
+        return out
+
+    def row_blocks(self, start: int, stop: int, out: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The same rows as one matrix for each parameter of :attr:`names`.
+
+        Args:
+            start: First sample.
+            stop: One past the last sample.
+            out: Contiguous matrices of the network's precision to be written to; made anew if not given.
+        """
+        if not 0 <= start <= stop <= self.num_samples:
+            raise ValueError(f"Expected samples within 0 .. {self.num_samples}, but got {start} .. {stop}.")
+        count = (stop - start) * self.num_outputs
+
+        def attempt() -> list[Tensor]:
+            blocks = list(out or [torch.empty(count, s, dtype=self.dtype, device=self.device) for s in self.sizes])
+            write_blocks(self, start, stop, blocks)
+            if self.layering.groups:
+                check_blocks(blocks, self, start, stop)
+            return blocks
+
+        return self._by_layers(attempt)
+
+    def gram(
+        self,
+        dtype: torch.dtype = torch.float64,
+        memory_budget: int | None = None,
+        other: "JacobianOperator | None" = None,
+    ) -> Tensor:
         """``J J^T``, the empirical neural tangent kernel, shape ``(n*K, n*K)``, added up in ``dtype``.
 
-        One random product is checked against ``J (J^T u)``, which takes another way through the network.
+        Layer by layer, each in the way that takes fewer multiplications: from the gradients of each sample, or from
+        products of what went into a layer and of the gradients by what came out. Parameters that no rule covers are
+        differentiated one sample at a time; :meth:`coverage` says which. For random ``u`` on some of the samples
+        ``u^T (J J^T) u`` is compared with ``|J^T u|²`` by automatic differentiation of the whole network.
 
         Args:
             dtype: ``torch.float64``, or ``torch.float32`` with its higher noise floor.
-            memory_budget: Bytes for the result and the columns of ``J`` held at a time; with fewer columns at a time
-                the rows are differentiated again for each block.
+            memory_budget: Bytes for the result and all that is held on the way to it; with less than fits at once the
+                network is differentiated again for each part. As many as are of use if not given.
+            other: The same network on other samples, ``J'``, for the cross Gram matrix ``J J'^T`` of
+                ``(n*K, n'*K)``.
 
         Raises:
-            MemoryError: If the result alone exceeds the budget.
+            MemoryError: If there is no room for the result and some columns of ``J``.
             FloatingPointError: If an entry is not finite.
             ArithmeticError: If the check fails.
+            ValueError: If ``other`` is of another network or of other parameters.
 
         References:
             Oymak et al. 2019, equation (6.32).
         """
-        rows, itemsize = self.shape[0], torch.empty((), dtype=dtype).element_size()
-        free = None if memory_budget is None else memory_budget - rows * rows * itemsize
-        if free is not None and free <= 0:
-            raise MemoryError(
-                f"Expected a Gram matrix within {memory_budget:,} bytes, but {rows} x {rows} entries take "
-                f"{rows * rows * itemsize:,}; look at fewer samples or raise `memory_budget`."
-            )
-        width = self.shape[1] if free is None else max(1, free // (2 * rows * torch.finfo(self.dtype).bits // 8))
-        gram = torch.zeros(rows, rows, dtype=dtype, device=self.device)
-        for start in range(0, self.shape[1], width):
-            _add_products(gram, self._dense_columns(start, min(start + width, self.shape[1])))
-        gram = gram.tril().add_(gram.tril(-1).T)
-        self._check(gram)
-        return gram
+        if other is not None and (other.model is not self.model or other.names != self.names):
+            raise ValueError("Expected `other` to look at the same parameters of the same model, but it does not.")
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"Expected `dtype` torch.float32 or torch.float64, but got {dtype}.")
+
+        def attempt() -> Tensor:
+            gram = layered_gram(self, other, dtype, memory_budget)
+            check_gram(gram, self, other)
+            return gram
+
+        return self._by_layers(attempt)
+
+    @property
+    def layering(self) -> Layering:
+        """How each parameter is differentiated; found out once."""
+        if self._layering is None:
+            with self.evaluation() as parameters:
+                self._layering = layering_of(self.outputs_of, parameters, self.num_samples, self.coupled)
+        return self._layering
+
+    def coverage(self) -> dict[str, int]:
+        """Parameters by the way that their rows are made: ``"layers"`` by a rule, ``"plain"`` sample by sample.
+
+        Example:
+            >>> JacobianOperator(nn.Linear(2, 1), torch.ones(1, 2)).coverage()
+            {'layers': 3, 'plain': 0}
+        """
+        sizes = dict(zip(self.names, self.sizes, strict=True))
+        plain = sum(sizes[name] for name in self.layering.plain)
+        return {"layers": self.shape[1] - plain, "plain": plain}
+
+    def plan(self, rank: int | None = None, memory_budget: int | None = None) -> "Plan":
+        """Print and return what each method of finding the spectrum will cost here; a slice of the work is timed once.
+
+        Args:
+            rank: How many leading singular values are wanted; all if not given.
+            memory_budget: Bytes.
+        """
+        from lightning_bounds.jacobian.plan import calibrate, plan
+
+        if self._calibration is None:
+            self._calibration = calibrate(self)
+        predicted = plan(self, rank, memory_budget, calibration=self._calibration)
+        print(predicted)  # noqa: T201 - what it is for
+        return predicted
 
     def outputs(self) -> Tensor:
         """``f(X)`` without a graph, shape ``(n, K)``."""
-        with self._evaluation(), torch.no_grad():
+        with self.evaluation(), torch.no_grad():
             return torch.cat(list(self._output_chunks()))
 
     def unused(self) -> list[str]:
         """Names of the parameters that no output depends on at these samples; their columns are zero."""
-        with self._evaluation() as parameters:
+        with self.evaluation() as parameters:
             left = dict(parameters)
             for outputs in self._output_chunks():
                 if left and outputs.requires_grad:
@@ -161,10 +263,43 @@ class JacobianOperator:
         return list(left)
 
     @contextmanager
-    def _evaluation(self) -> Iterator[dict[str, nn.Parameter]]:
+    def evaluation(self) -> Iterator[dict[str, nn.Parameter]]:
         """The parameters of the quiet model; differentiation happens inside."""
         with observed(self.model, self.mode), full_precision(self.model):
             yield selected_parameters(self.model, self.layers)
+
+    def outputs_of(self, indices: Tensor) -> Tensor:
+        """Outputs of some samples with their graph, shape ``(len(indices), K)``; within :meth:`evaluation`."""
+        return self._checked(output_matrix(self.model, select(self.inputs, indices), self.output_fn))
+
+    def plain_rows(self, names: Sequence[str], start: int, stop: int) -> dict[str, Tensor]:
+        """Rows of samples ``start .. stop-1`` by some parameters, by automatic differentiation alone."""
+        found: list[Tensor] = []
+        with torch.inference_mode(False), self.evaluation() as parameters:
+            kept = [parameters[name] for name in names]
+            if self.coupled:
+                wanted = torch.arange(start * self.num_outputs, stop * self.num_outputs)
+                found.append(selected_rows(self._outputs(0, self.num_samples), kept, wanted))
+            else:
+                for i in tqdm(range(start, stop), "Jacobian", leave=False, delay=2):
+                    outputs = self._checked(self._outputs(i, i + 1))
+                    found.append(selected_rows(outputs, kept, torch.arange(self.num_outputs)))
+            rows = torch.cat(found)
+            return dict(zip(names, rows.split([parameter.numel() for parameter in kept], dim=1), strict=True))
+
+    def _by_layers(self, attempt: Callable[[], Result]) -> Result:
+        """What is made by the rules; without them from now on if they do not hold for all samples."""
+        with torch.inference_mode(False):
+            try:
+                return attempt()
+            except FloatingPointError:
+                raise
+            except (UnevenError, ArithmeticError) as error:
+                if not self.layering.groups:
+                    raise
+                reason = str(error)
+            self._layering = Layering([], list(self.names), [], [], reason=reason)
+            return attempt()
 
     def _outputs(self, start: int, stop: int) -> Tensor:
         return output_matrix(self.model, take(self.inputs, start, stop), self.output_fn)
@@ -172,32 +307,15 @@ class JacobianOperator:
     def _output_chunks(self, size: int | None = None) -> Iterator[Tensor]:
         size = self.num_samples if self.coupled else (size or self.chunk_size)
         for start in range(0, self.num_samples, size):
-            yield self._outputs(start, min(start + size, self.num_samples))
+            yield self._checked(self._outputs(start, min(start + size, self.num_samples)))
 
-    def _probe_forward(self) -> tuple[int, bool]:
-        """Number of outputs, and whether samples see each other; raises if the forward pass is random."""
-        stop = self.num_samples if self.mode == "train" else min(3, self.num_samples)
-        with torch.no_grad():
-            together, again = self._outputs(0, stop), self._outputs(0, stop)
-            if not self._close(together, again):
-                raise ValueError(
-                    f"Expected equal outputs from two forward passes on the same samples, but they differ by up to "
-                    f"{float((together - again).abs().max()):.3g}: the Jacobian of a random function is undefined; "
-                    "use mode='eval', or take the randomness out of the module."
-                )
-            coupled = self.mode == "train"
-            if not coupled and stop > 1:
-                try:
-                    coupled = not self._close(together[:1], self._outputs(0, 1))
-                except ValueError:  # batch statistics of a single sample
-                    coupled = True
-        return together.shape[1], coupled
-
-    def _close(self, first: Tensor, second: Tensor) -> bool:
-        """Equal up to what another order of summation changes; NaN equals NaN, to be reported where it is measured."""
-        rtol = 1e-8 if self.row_precision < _FINE else 1e-3
-        scale = float(first.nan_to_num().abs().max())
-        return torch.allclose(first, second, rtol=rtol, atol=rtol * scale, equal_nan=True)
+    def _checked(self, outputs: Tensor) -> Tensor:
+        if outputs.shape[1] != self.num_outputs:
+            raise ValueError(
+                f"Expected {self.num_outputs} outputs for every sample, as for the first ones, but some have "
+                f"{outputs.shape[1]}; pass `output_fn` to bring them to one size."
+            )
+        return outputs
 
     def _columns(self, vector: Tensor, size: int, name: str) -> Tensor:
         if vector.dim() not in (1, 2) or vector.shape[0] != size:
@@ -209,7 +327,7 @@ class JacobianOperator:
 
     def _transposed_product(self, columns: Tensor) -> Tensor:
         start = 0
-        with self._evaluation() as parameters:
+        with self.evaluation() as parameters:
             total = columns.new_zeros(self.shape[1], columns.shape[1])
             for outputs in self._output_chunks():
                 part = columns[start : start + outputs.numel()].T.reshape(-1, *outputs.shape)
@@ -217,84 +335,14 @@ class JacobianOperator:
                 start += outputs.numel()
         return total
 
-    def _dense_columns(self, start: int, stop: int) -> Tensor:
-        """Columns ``start .. stop-1`` of ``J``, differentiated by the parameters that they belong to alone."""
-        ends = torch.tensor(self.sizes).cumsum(0).tolist()
-        touched = [k for k, end in enumerate(ends) if end > start and end - self.sizes[k] < stop]
-        offset = ends[touched[0]] - self.sizes[touched[0]]
-        row = 0
-        with self._evaluation() as parameters:
-            dense = torch.empty(self.shape[0], stop - start, dtype=self.dtype, device=self.device)
-            kept = [parameter for k, parameter in enumerate(parameters.values()) if k in touched]
-            width = sum(parameter.numel() for parameter in kept)
-            step = max(1, _BLOCK_BYTES // (width * dense.element_size()))
-            passes = 1 if self.coupled else self.num_samples
-            for outputs in tqdm(self._output_chunks(size=1), "Jacobian", passes, leave=False, delay=2):
-                for first in range(0, outputs.numel(), step):
-                    count = min(step, outputs.numel() - first)
-                    units = torch.zeros(count, outputs.numel(), dtype=outputs.dtype, device=outputs.device)
-                    units[torch.arange(count), first + torch.arange(count)] = 1
-                    block = vector_jacobian_products(outputs, kept, units.reshape(count, *outputs.shape))
-                    dense[row : row + count] = block[:, start - offset : stop - offset]
-                    row += count
-        return dense
-
-    def _check(self, gram: Tensor) -> None:
-        """Compare one random product of the Gram matrix with ``J (J^T u)``."""
-        generator = torch.Generator().manual_seed(0)
-        u = torch.randn(self.shape[0], generator=generator, dtype=torch.float64).to(gram.device)
-        expected = (self @ (self.T @ u.to(self.dtype))).to(gram.dtype)
-        got = gram @ u.to(gram.dtype)
-        if not bool(got.isfinite().all()):
-            raise FloatingPointError("Expected a finite Jacobian, but its Gram matrix holds NaN or infinity.")
-        error = float((got - expected).norm() / expected.norm().clamp_min(torch.finfo(gram.dtype).tiny))
-        tolerance = 1e-7 if max(self.row_precision, torch.finfo(gram.dtype).eps) < _FINE else 1e-3
-        if error > tolerance:
-            raise ArithmeticError(
-                f"Expected the Gram matrix to agree with J (J^T u) to {tolerance:g}, but they differ by {error:.3g}: "
-                "the module's second derivatives or its batching cannot be trusted here."
-            )
-
-
-class TransposedJacobian(NamedTuple):
-    """The transpose ``J^T`` of a :class:`JacobianOperator`: ``J.T @ u``, ``u`` of shape ``(n*K,)`` or ``(n*K, b)``."""
-
-    jacobian: JacobianOperator
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(p, n * K)``."""
-        return self.jacobian.shape[1], self.jacobian.shape[0]
-
-    @property
-    def T(self) -> JacobianOperator:  # noqa: N802 - the name that matrices have
-        """The Jacobian itself."""
-        return self.jacobian
-
-    def __matmul__(self, vector: Tensor) -> Tensor:
-        """``J^T u`` by reverse differentiation."""
-        product = self.jacobian._transposed_product(self.jacobian._columns(vector, self.jacobian.shape[0], "u"))
-        return product.squeeze(1) if vector.dim() == 1 else product
-
-
-def _add_products(gram: Tensor, block: Tensor, tiles: int = 8) -> None:
-    """Add ``B B^T`` to the lower triangle of ``gram``, tile by tile, in the type of ``gram``.
-
-    The columns are summed in parts, and the parts added up: one long sum of ``p`` products loses ``sqrt(p)`` machine
-    epsilons, and where its roundings agree many more; this way about ``p^(1/6)`` are lost.
-    """
-    height = -(-gram.shape[0] // tiles)
-    balanced = max(256, round(block.shape[1] ** (2 / 3)))
-    width = max(1, min(balanced, _BLOCK_BYTES // (gram.element_size() * gram.shape[0])))
-    for columns in block.split(width, dim=1):
-        columns = columns.to(gram.dtype)
-        for start in range(0, gram.shape[0], height):
-            stop = min(start + height, gram.shape[0])
-            gram[start:stop, :stop] += columns[start:stop] @ columns[:stop].T
-
 
 def _common_type(parameters: list[nn.Parameter]) -> tuple[torch.dtype, torch.device]:
     dtype = parameters[0].dtype
-    for parameter in parameters[1:]:
+    for parameter in parameters:
         dtype = torch.promote_types(dtype, parameter.dtype)
+    if dtype.is_complex:
+        raise TypeError(
+            f"Expected real parameters, but some are {dtype}; hold real and imaginary parts as parameters of their "
+            "own, or look at the others by `layers`."
+        )
     return dtype, parameters[0].device

@@ -1,80 +1,19 @@
-"""The singular values and left singular vectors of a Jacobian, with the floor below which they mean nothing."""
+"""The singular values and left singular vectors of a Jacobian, by the method that costs least."""
 
-from dataclasses import dataclass
+import dataclasses
 
 import torch
-from torch import Tensor
 
+from lightning_bounds.jacobian.decomposition import Spectrum, gram_spectrum
+from lightning_bounds.jacobian.density import spectral_density
+from lightning_bounds.jacobian.lanczos import lanczos_spectrum
 from lightning_bounds.jacobian.operator import JacobianOperator
-from lightning_bounds.theory.information_space import InformationSpace, information_space
+from lightning_bounds.jacobian.plan import Cost, plan
+from lightning_bounds.jacobian.products import ROW_BYTES, HeldRows, RecomputedRows
+from lightning_bounds.jacobian.randomized import randomized_spectrum
 
-
-@dataclass(frozen=True, eq=False)
-class Spectrum:
-    """Singular values ``σ_1 ≥ σ_2 ≥ ...`` of a Jacobian and the left vectors that belong to them.
-
-    A Jacobian with ``n*K`` rows has ``n*K`` singular values; where it has fewer columns the rest are zero.
-
-    Attributes:
-        singular_values: Shape ``(r,)``, descending.
-        left_vectors: Orthonormal columns, shape ``(n*K, r)``, sample-major rows.
-        frobenius_norm: ``|J|_F``, of all singular values, also of those that were not asked for.
-        noise_floor: Singular values below it are not resolved in the precision that was used.
-        method: How they were found.
-    """
-
-    singular_values: Tensor
-    left_vectors: Tensor
-    frobenius_norm: float
-    noise_floor: float
-    method: str
-
-    def information_space(
-        self,
-        rank: int | None = None,
-        cutoff: float | None = None,
-        relative_cutoff: float | None = None,
-        energy: float | None = None,
-    ) -> InformationSpace:
-        """Span of the leading left vectors by one rule, see :func:`~lightning_bounds.theory.information_space`.
-
-        Raises:
-            ValueError: If not exactly one rule is given, or it is out of range.
-        """
-        return information_space(
-            self.singular_values,
-            self.left_vectors,
-            rank=rank,
-            cutoff=cutoff,
-            relative_cutoff=relative_cutoff,
-            energy=energy,
-            frobenius_norm=self.frobenius_norm,
-            noise_floor=self.noise_floor,
-        )
-
-    @property
-    def resolved_rank(self) -> int:
-        """How many singular values lie above the noise floor."""
-        return int((self.singular_values > self.noise_floor).sum())
-
-    @property
-    def stable_rank(self) -> float:
-        """``|J|_F² / σ_1²``, between 1 and the rank; 0 for a Jacobian of zeros."""
-        largest = float(self.singular_values[0])
-        return (self.frobenius_norm / largest) ** 2 if largest > 0 else 0.0
-
-    @property
-    def effective_rank(self) -> float:
-        """``exp(-Σ p_s log p_s)`` with ``p_s = σ_s / Σ σ`` over the known values; 0 for a Jacobian of zeros.
-
-        References:
-            Roy & Vetterli, The effective rank, EUSIPCO 2007.
-        """
-        total = self.singular_values.sum()
-        if float(total) == 0.0:
-            return 0.0
-        shares = self.singular_values / total
-        return float(torch.special.entr(shares).sum().exp())
+__all__ = ["Spectrum", "gram_spectrum", "jacobian_spectrum"]
+_METHODS = ("gram", "lanczos", "randomized", "density", "auto")
 
 
 def jacobian_spectrum(
@@ -83,77 +22,113 @@ def jacobian_spectrum(
     method: str = "auto",
     dtype: torch.dtype = torch.float64,
     memory_budget: int | None = None,
+    *,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+    start: Spectrum | None = None,
 ) -> Spectrum:
-    """Spectrum of a Jacobian: the square roots of the eigenvalues of ``J J^T``.
+    """Spectrum of a Jacobian, all of it or the leading part.
+
+    * ``"gram"``: the square roots of the eigenvalues of ``J J^T``, exact, see :func:`gram_spectrum`.
+    * ``"lanczos"``: the leading part from products with ``J J^T``, see :func:`lanczos_spectrum`. Rows are held in
+      memory, in float16 where only that fits the budget; made anew for each product where nothing does.
+    * ``"randomized"``: the leading part from products with ``J^T J``, see :func:`randomized_spectrum`. Where rows are
+      made anew it needs half as many passes as ``"lanczos"`` for a product, and more memory.
+    * ``"density"``: estimates of all singular values, without vectors, see :func:`spectral_density`; their error bars
+      are one standard error.
+    * ``"auto"``: by :func:`plan`, which writes why into ``reason``.
 
     Args:
         jacobian: The Jacobian.
-        rank: How many leading singular values to keep; all ``n*K`` if not given.
-        method: ``"gram"``, exact, from the whole of ``J J^T``; ``"auto"`` takes it.
-        dtype: In which ``J J^T`` is added up.
-        memory_budget: Bytes, see :meth:`JacobianOperator.gram`.
+        rank: How many leading singular values to find; all ``n*K`` if not given.
+        method: See above.
+        dtype: In which a Gram matrix is added up.
+        memory_budget: Bytes, without what the network itself takes for a few samples.
+        tolerance: Relative error bar of each singular value at which ``"lanczos"`` and ``"randomized"`` stop.
+        seed: Of their random vectors; the global generator is not used.
+        start: A spectrum of the same network at an earlier step, from whose vectors an iteration starts.
 
     Raises:
-        ValueError: If the method is unknown or the rank out of range.
-        MemoryError: If ``J J^T`` does not fit the budget.
-        ArithmeticError: If the Jacobian fails its check; FloatingPointError if it is not finite.
+        ValueError: If the method is unknown, the rank or tolerance out of range, or ``start`` is of another shape.
+        MemoryError: If the method needs more than the budget.
+        ArithmeticError: If the Jacobian fails its check, or an iteration does not converge; FloatingPointError if the
+            Jacobian is not finite.
 
     Example:
         >>> J = JacobianOperator(torch.nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 0.0], [0.0, 2.0]]))
         >>> jacobian_spectrum(J).singular_values
         tensor([3., 2.], dtype=torch.float64)
+        >>> jacobian_spectrum(J, rank=1, method="lanczos").singular_values
+        tensor([3.], dtype=torch.float64)
     """
-    if method not in ("gram", "auto"):
-        raise ValueError(f"Expected `method` to be 'gram' or 'auto', but got {method!r}.")
-    gram = jacobian.gram(dtype, memory_budget)
-    return gram_spectrum(gram, rank, row_precision=jacobian.row_precision)
+    _check(jacobian, rank, method, tolerance, start)
+    costs = plan(jacobian, rank, memory_budget, dtype)
+    chosen, reason = (costs.method, costs.reason) if method == "auto" else (method, "asked for")
+    if chosen == "gram":
+        found = gram_spectrum(jacobian.gram(dtype, memory_budget), rank, row_precision=jacobian.row_precision)
+        return dataclasses.replace(found, reason=reason)
+    cost = costs.costs[chosen]
+    if not cost.fits:
+        raise MemoryError(
+            f"Expected a budget of at least {cost.bytes:,} bytes for method {chosen!r} on a Jacobian of "
+            f"{jacobian.shape[0]} x {jacobian.shape[1]}, but got {memory_budget:,}; raise `memory_budget`, look at "
+            "fewer samples or layers, or ask for a smaller rank."
+        )
+    with torch.inference_mode(False), torch.no_grad():
+        rows = _rows(jacobian, cost, memory_budget)
+        if chosen == "density":
+            found = _estimated(rows, rank, seed)
+        elif chosen == "lanczos":
+            known = None if start is None else start.subspace if start.method == "lanczos" else start.left_vectors
+            found = lanczos_spectrum(rows, rank or 1, tolerance, seed, known)
+        else:
+            known = None if start is None else start.subspace
+            if start is not None and start.method != "randomized":
+                known = rows.transposed(start.left_vectors)
+            found = randomized_spectrum(rows, rank or 1, tolerance, seed, known)
+    return dataclasses.replace(found, reason=reason)
 
 
-def gram_spectrum(gram: Tensor, rank: int | None = None, row_precision: float = 0.0) -> Spectrum:
-    """Spectrum of ``J`` from ``J J^T``, exact up to the noise floor.
+def _check(jacobian: JacobianOperator, rank: int | None, method: str, tolerance: float, start: Spectrum | None) -> None:
+    rows, columns = jacobian.shape
+    if method not in _METHODS:
+        raise ValueError(f"Expected `method` among {_METHODS}, but got {method!r}.")
+    if rank is not None and not 1 <= rank <= min(rows, columns):
+        raise ValueError(
+            f"Expected `rank` in 1..{min(rows, columns)} for a Jacobian of {rows} rows (samples times outputs) and "
+            f"{columns} columns (parameters), but got {rank}."
+        )
+    if rank is None and method in ("lanczos", "randomized"):
+        raise ValueError(f"Expected a `rank` for method {method!r}, but got None; method='gram' finds all.")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"Expected `tolerance` in (0, 1), a fraction of each singular value, but got {tolerance}.")
+    if start is not None:
+        expected = columns if start.method == "randomized" else rows
+        vectors = start.left_vectors if start.subspace is None else start.subspace
+        if len(vectors) != expected or not vectors.shape[1]:
+            raise ValueError(
+                f"Expected `start` to hold vectors with {expected} entries, as a spectrum of this network on as many "
+                f"samples has, but got shape {tuple(vectors.shape)} from method {start.method!r}."
+            )
 
-    The floor is ``σ_1 (10 ε_J + sqrt(ε_G (30 + 2 sqrt(N))))``. Singular values above it are right to a tenth of the
-    floor, so to 10 % at the floor and better as ``floor / σ`` above; at a tenth of the floor they may be off by more
-    than themselves.
 
-    * Rows of ``J`` rounded to ``ε_J`` are an ``E`` away from the exact ones, and by Weyl's inequality no singular value
-      moves by more than ``|E|``. For networks of a usual scale, also deep ones, one measures ``|E| <= ε_J σ_1``, a
-      tenth of the first term. A forward pass that amplifies rounding itself, such as tanh units with inputs in the
-      hundreds, is less exact than that, and so are its singular values.
-    * An ``N x N`` Gram matrix that is added up and decomposed in ``ε_G`` has small eigenvalues off by a ``δ`` of at
-      most ``ε_G (6 + 0.4 sqrt(N)) σ_1²``: one or two ``ε_G`` from adding up, the rest from the solver, as measured for
-      ``N`` up to 4000. Then ``σ = sqrt(λ)`` is off by ``δ / 2σ``, which is a tenth of ``σ`` at ``σ² = 5 δ``, the second
-      term squared.
+def _rows(jacobian: JacobianOperator, cost: Cost, memory_budget: int | None) -> HeldRows | RecomputedRows:
+    if cost.storage is not None:
+        return HeldRows(jacobian, cost.storage)
+    free = ROW_BYTES if memory_budget is None else memory_budget - cost.bytes
+    return RecomputedRows(jacobian, max(1, min(ROW_BYTES, free)))
 
-    In float32 that is 4.0e-3 of the largest for ``N = 2560``, in float64 1.7e-7, and 1.4e-6 for a float32 network
-    whose Gram matrix is added up in float64.
 
-    Args:
-        gram: ``J J^T``, shape ``(N, N)``.
-        rank: How many leading singular values to keep.
-        row_precision: Machine epsilon ``ε_J`` in which the rows of ``J`` were computed.
-
-    Raises:
-        ValueError: If the rank is out of range.
-        FloatingPointError: If an entry is not finite.
-
-    Example:
-        >>> gram_spectrum(torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64))).singular_values
-        tensor([2., 1.], dtype=torch.float64)
-    """
-    size = gram.shape[0]
-    if rank is not None and not 1 <= rank <= size:
-        raise ValueError(f"Expected `rank` in 1..{size}, the number of samples times outputs, but got {rank}.")
-    if not bool(gram.isfinite().all()):
-        raise FloatingPointError("Expected a finite Gram matrix, but it holds NaN or infinity.")
-    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
-    keep = size if rank is None else rank
-    singular_values = eigenvalues[-keep:].flip(0).clamp_min(0).sqrt()
-    precision = 10 * row_precision + (torch.finfo(gram.dtype).eps * (30 + 2 * size**0.5)) ** 0.5
+def _estimated(rows: HeldRows | RecomputedRows, rank: int | None, seed: int) -> Spectrum:
+    density = spectral_density(rows, seed=seed)
+    values, errors = density.quantiles()
+    precision = 10 * rows.row_precision + (5 * rows.product_precision) ** 0.5
     return Spectrum(
-        singular_values=singular_values,
-        left_vectors=eigenvectors[:, -keep:].flip(1),
-        frobenius_norm=float(gram.diagonal().double().sum().clamp_min(0).sqrt()),
-        noise_floor=float(singular_values[0]) * precision,
-        method="gram",
+        singular_values=values[:rank],
+        left_vectors=values.new_empty(len(values), 0),
+        frobenius_norm=rows.frobenius_norm,
+        noise_floor=float(values[0]) * precision,
+        method="density",
+        errors=errors[:rank],
+        density=density,
     )

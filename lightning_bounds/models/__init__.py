@@ -1,7 +1,8 @@
 """The papers' networks and losses as plain torch, and one LightningModule that trains any network."""
 
 from lightning_bounds.models.loss import cross_entropy, least_squares, logistic
+from lightning_bounds.models.resnet import ResNet20
 from lightning_bounds.models.supervised import Supervised
 from lightning_bounds.models.two_layer import TwoLayerNetwork
 
-__all__ = ["Supervised", "TwoLayerNetwork", "cross_entropy", "least_squares", "logistic"]
+__all__ = ["ResNet20", "Supervised", "TwoLayerNetwork", "cross_entropy", "least_squares", "logistic"]

@@ -75,7 +75,8 @@ def test_a_rank_frees_the_vectors_that_it_drops():
 
 @pytest.mark.parametrize("method", ["gram", "auto"])
 def test_the_method_is_written_down(method):
-    assert jacobian_spectrum(linear(torch.randn(3, 4)), method=method).method == "gram"
+    spectrum = jacobian_spectrum(linear(torch.randn(3, 4)), method=method)
+    assert (spectrum.method, "3 x 4" in spectrum.reason) == ("gram", method == "auto")
 
 
 def test_eigenvalues_that_rounding_made_negative_are_zeros():
@@ -344,15 +345,74 @@ def test_a_float32_network_shows_what_is_zero_as_a_tenth_of_its_floor_or_less_bu
 # What is refused.
 
 
-@pytest.mark.parametrize("rank", [0, -1, 4])
-def test_a_rank_beyond_the_rows_is_refused(rank):
-    with pytest.raises(ValueError, match=rf"`rank` in 1\.\.3, the number of samples times outputs, but got {rank}"):
-        jacobian_spectrum(linear(torch.randn(3, 4)), rank=rank)
+@pytest.mark.parametrize("method", ["gram", "lanczos", "randomized", "density", "auto"])
+@pytest.mark.parametrize(("shape", "rank"), [((3, 4), 0), ((3, 4), -1), ((3, 4), 4), ((6, 2), 3)])
+def test_a_rank_beyond_the_smaller_side_is_refused(method, shape, rank):
+    rows, columns = shape
+    sides = rf"{rows} rows \(samples times outputs\) and {columns} columns \(parameters\), but got {rank}"
+    with pytest.raises(ValueError, match=rf"`rank` in 1\.\.{min(shape)} for a Jacobian of {sides}"):
+        jacobian_spectrum(linear(torch.randn(shape)), rank=rank, method=method)
+
+
+def test_a_rank_beyond_the_rows_of_a_gram_is_refused():
+    with pytest.raises(ValueError, match=r"`rank` in 1\.\.3, the number of samples times outputs, but got 4"):
+        gram_spectrum(torch.eye(3), rank=4)
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="`method` to be 'gram' or 'auto', but got 'magic'"):
+    with pytest.raises(ValueError, match=r"`method` among .* but got 'magic'"):
         jacobian_spectrum(linear(torch.randn(3, 4)), method="magic")
+
+
+@pytest.mark.parametrize("method", ["lanczos", "randomized"])
+def test_an_iteration_without_a_rank_is_refused(method):
+    with pytest.raises(ValueError, match="Expected a `rank`"):
+        jacobian_spectrum(linear(torch.randn(3, 4)), method=method)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1.0, -1.0, float("nan")])
+def test_a_tolerance_that_is_no_fraction_is_refused(tolerance):
+    with pytest.raises(ValueError, match=r"`tolerance` in \(0, 1\)"):
+        jacobian_spectrum(linear(torch.randn(3, 4)), rank=1, method="lanczos", tolerance=tolerance)
+
+
+@pytest.mark.parametrize(("earlier", "method"), [("gram", "lanczos"), ("randomized", "randomized")])
+def test_a_start_from_another_size_is_refused(earlier, method):
+    start = jacobian_spectrum(linear(torch.randn(5, 7)), rank=2, method=earlier)
+    with pytest.raises(ValueError, match=r"`start` to hold vectors with"):
+        jacobian_spectrum(linear(torch.randn(4, 6)), rank=2, method=method, start=start)
+
+
+# Error bars of the Gram matrix, and what is left beyond a rank.
+
+
+@pytest.mark.parametrize("values", SPECTRA)
+@PRECISIONS
+def test_error_bars_of_a_gram_cover_the_error(values, rows, gram):
+    values = values(100, floor_of(100, torch.finfo(rows).eps, torch.finfo(gram).eps))
+    matrix = with_values(values, 1_000).to(rows)
+    spectrum = jacobian_spectrum(linear(matrix), dtype=gram)
+    truth = torch.linalg.svdvals(matrix.double())
+    # What rounding has made of the rows is in the truth already.
+    assert bool(((spectrum.singular_values.double() - truth).abs() <= spectrum.errors.double()).all())
+    assert float(spectrum.errors[0]) < 1e-4
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_what_the_known_values_leave_is_the_energy_of_the_rest(rank):
+    spectrum = jacobian_spectrum(linear(torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0]))), rank=rank)
+    rest = sum(value**2 for value in [4, 3, 2, 1][rank:])
+    assert spectrum.nuisance_energy == pytest.approx(rest)
+    assert spectrum.cutoff_interval == (pytest.approx(min([4, 3, 2, 1][rank - 1], rest**0.5)), pytest.approx(4))
+    assert spectrum.information_space(cutoff=1.001 * spectrum.cutoff_interval[0]).dimension <= rank
+    with pytest.raises(ValueError, match="Expected a cut-off above"):
+        spectrum.information_space(cutoff=0.999 * spectrum.cutoff_interval[0])
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4)])
+def test_nothing_is_left_where_all_values_are_known(shape):
+    spectrum = jacobian_spectrum(linear(torch.randn(shape)), rank=4)
+    assert (spectrum.nuisance_energy, spectrum.cutoff_interval[0]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -226,6 +226,11 @@ def test_cutoff_zero_drops_the_zeros_of_a_rank_deficient_jacobian_from_the_pseud
     assert float(space.alignment(vector).pinv) == pytest.approx(float(expected.norm() / vector.norm()), rel=1e-9)
 
 
+def test_zeros_of_a_decomposition_are_left_out_of_the_pseudo_inverse_without_a_noise_floor():
+    space = of_values(3.0, 3e-12 * (1 - 1e-9), 1e-17, cutoff=0.0)
+    assert float(space.alignment(torch.tensor([0.0, 1.0, 1.0])).pinv) == 0.0
+
+
 @pytest.mark.parametrize("value", [1e-3, 1e-3 * (1 - 1e-9)])
 def test_values_at_or_below_the_noise_floor_are_left_out_of_the_pseudo_inverse(value):
     space = of_values(1.0, value, cutoff=0.0, noise_floor=1e-3)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lightning_bounds.theory.information_space.checks import RANK_TOLERANCE
+
 # Relative rounding of a sum of squares: it must neither push energy = 1 past the end nor look like energy left over.
 _ROUNDING = 1e-12
 
@@ -87,7 +89,9 @@ class InformationSpace:
                 f"but got shape {tuple(vector.shape)} and norm {float(norm):.3g}."
             )
         coefficients = self.basis.T @ vector
-        resolved = self.singular_values > self.noise_floor
+        # Zeros of a decomposition are rounding, and the pseudo-inverse drops them whatever the floor.
+        largest = float(self.singular_values[0]) if self.dimension else 0.0
+        resolved = self.singular_values > max(self.noise_floor, RANK_TOLERANCE * largest)
         inverted = coefficients[resolved] / self.singular_values[resolved]
         nuisance = vector - self.basis @ coefficients
         return Alignment(coefficients.norm() / norm, nuisance.norm() / norm, inverted.norm() / norm)

@@ -1,0 +1,154 @@
+"""Adding products of rows to a Gram matrix, tile by tile, in the precision of the Gram matrix."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_bounds.jacobian.scratch import Scratch
+from lightning_bounds.jacobian.separation import separated
+
+# Tiles per side: the products above the diagonal of a symmetric matrix are left out, up to one tile.
+_TILES = 12
+# Columns that are added up in float32 before they are added to what there is.
+_COLUMNS = 4096
+_SHORT = 512
+
+
+class Pairs(NamedTuple):
+    """What outer products are made of, for all samples.
+
+    Attributes:
+        left: Gradients by the outputs of a layer, shape ``(K, groups, n * S, o)``; with weights the same for all ``K``,
+            shape ``(1, groups, n * S, o)``.
+        right: Inputs of the layer, shape ``(groups, n * S, i)``.
+        places: ``S``.
+        bias: Whether the layer adds a bias, whose gradients are those by the outputs.
+        weights: What ``left`` is multiplied with for each output, shape ``(K, groups, o)``, see :func:`separated`.
+    """
+
+    left: Tensor
+    right: Tensor
+    places: int
+    bias: bool
+    weights: Tensor | None = None
+
+
+def add_rows(gram: Tensor, rows: Tensor, other: Tensor | None, work_bytes: int, scratch: Scratch) -> None:
+    """Add ``R R'^T`` to a Gram matrix: to its lower triangle alone if there is no other ``R'``.
+
+    Args:
+        gram: Shape ``(N, N')``.
+        rows: ``R``, shape ``(N, columns)``.
+        other: ``R'``, shape ``(N', columns)``; ``R`` itself if not given.
+        work_bytes: Bytes for copies in the precision of ``gram``.
+        scratch: Where those are put.
+    """
+    height = gram.shape[0] if other is None else sum(gram.shape)
+    width = _COLUMNS if rows.dtype == gram.dtype else max(64, work_bytes // (height * gram.element_size()))
+    for first in range(0, rows.shape[1], width):
+        block = _converted(rows[:, first : first + width], gram, "rows", scratch)
+        if other is not None:
+            gram.addmm_(block, _converted(other[:, first : first + width], gram, "other rows", scratch).T)
+            continue
+        for start, stop in _spans(gram.shape[0], -(-gram.shape[0] // _TILES)):
+            gram[start:stop, :stop].addmm_(block[start:stop], block[:stop].T)
+
+
+def _converted(block: Tensor, like: Tensor, purpose: str, scratch: Scratch) -> Tensor:
+    return block if block.dtype == like.dtype else scratch.take(purpose, block.shape, like).copy_(block)
+
+
+def add_pairs(gram: Tensor, pairs: Pairs, other: Pairs | None, work_bytes: int) -> None:
+    """Add ``Σ_st (x_is · x_jt) (g_ias · g_jbt)`` to entry ``(ia, jb)`` of a Gram matrix, as :func:`add_rows` does.
+
+    Args:
+        gram: Shape ``(n * K, n' * K)``.
+        pairs: Gradients ``g`` and inputs ``x``.
+        other: Those of the other samples; the same if not given.
+        work_bytes: Bytes for tiles and copies.
+    """
+    outputs, factors = pairs.left.shape[0], separated(pairs.left) if other is None else None
+    if factors is not None:
+        pairs = pairs._replace(left=factors.base[None], weights=factors.weights)
+    second = other or pairs
+    others = outputs if other is None else other.left.shape[0]
+    tiles = gram.unflatten(0, (-1, outputs)).unflatten(2, (-1, others))
+    height, width = _sides(pairs, gram.dtype, outputs, tiles.shape[0], work_bytes)
+    for start, stop in _spans(tiles.shape[0], height):
+        rows = _part(pairs, start, stop, gram.dtype)
+        for begin, end in _spans(tiles.shape[2] if other is not None else stop, width):
+            columns = _part(second, begin, end, gram.dtype)
+            blocks = _blocks(rows, columns)
+            tiles[start:stop, :, begin:end] += blocks.permute(2, 0, 3, 1)
+
+
+def _sides(pairs: Pairs, dtype: torch.dtype, outputs: int, samples: int, work_bytes: int) -> tuple[int, int]:
+    """Samples along the rows and the columns of a tile: copies of what it needs, its products and itself fit."""
+    _, groups, _, o = pairs.left.shape
+    itemsize = torch.empty((), dtype=dtype).element_size()
+    whole = pairs.left.dtype == dtype and pairs.weights is None
+    copied = 0 if whole else pairs.places * groups * (outputs * o + pairs.right.shape[2])
+    room = work_bytes // itemsize
+    height = min(-(-samples // _TILES), 256, max(1, room // 4 // max(1, copied)))
+    entries = outputs**2 + 2 * pairs.places**2
+    return max(1, height), max(1, room // 2 // (copied + max(1, height) * entries))
+
+
+def _part(pairs: Pairs, start: int, stop: int, dtype: torch.dtype) -> Pairs:
+    span = slice(start * pairs.places, stop * pairs.places)
+    left = pairs.left[:, :, span].to(dtype)
+    if pairs.weights is not None:
+        left = left * pairs.weights[:, :, None].to(dtype)
+    return pairs._replace(left=left, right=pairs.right[:, span].to(dtype))
+
+
+def _blocks(rows: Pairs, columns: Pairs) -> Tensor:
+    """The part of a Gram matrix that belongs to two sets of samples, shape ``(K, K', m, m')``."""
+    outputs, groups, height, _ = rows.left.shape
+    others, _, width, _ = columns.left.shape
+    # Block (b, a) equals block (a, b).
+    mirrored = rows.weights is not None
+    blocks = rows.left.new_empty(outputs, others, height // rows.places, width // columns.places)
+    for g in range(groups):
+        inputs = _product(rows.right[g], columns.right[g])
+        if rows.bias:
+            inputs += 1
+        for a in range(outputs):
+            for b in range(a if mirrored else 0, others):
+                product = _product(rows.left[a, g], columns.left[b, g]).mul_(inputs)
+                if max(rows.places, columns.places) > 1:
+                    product = product.unflatten(1, (-1, columns.places)).unflatten(0, (-1, rows.places)).sum((1, 3))
+                if g == 0:
+                    blocks[a, b] = product
+                else:
+                    blocks[a, b] += product
+    if mirrored:
+        for a in range(outputs):
+            for b in range(a):
+                blocks[a, b] = blocks[b, a]
+    return blocks
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """``A B^T``, added up in balanced parts: one long sum of ``m`` products loses ``sqrt(m)`` roundings."""
+    width = max(_SHORT, round(left.shape[1] ** (2 / 3)))
+    product = left[:, :width] @ right[:, :width].T
+    for first in range(width, left.shape[1], width):
+        product.addmm_(left[:, first : first + width], right[:, first : first + width].T)
+    return product
+
+
+def mirror(gram: Tensor) -> Tensor:
+    """Copy the lower triangle onto the upper one, in place."""
+    for start, stop in _spans(gram.shape[0], 1024):
+        gram[:start, start:stop] = gram[start:stop, :start].T
+        corner = gram[start:stop, start:stop]
+        corner.copy_(corner.tril() + corner.tril(-1).T)
+    return gram
+
+
+def _spans(size: int, step: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, size, step):
+        yield start, min(start + step, size)

@@ -1,0 +1,86 @@
+"""What the functions of this topic accept, checked once and brought to float64."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def as_labels(labels: Tensor, n: int, name: str = "labels") -> Tensor:
+    """One real number per sample, ``(n,)`` or ``(n, 1)``, as float64 of shape ``(n,)``.
+
+    Raises:
+        ValueError: If there are not ``n`` numbers, or they are not finite.
+    """
+    if labels.dim() not in (1, 2) or labels.shape[0] != n or labels.numel() != n or labels.is_complex():
+        raise ValueError(
+            f"Expected `{name}` with one real number for each of the {n} samples, but got shape "
+            f"{tuple(labels.shape)} of {labels.dtype}; this theory has a single output, so pass one column at a time."
+        )
+    labels = labels.detach().double().reshape(n)
+    bad = (~labels.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(f"Expected finite `{name}`, but got NaN or infinity at {bad[:10]}; remove or fix them.")
+    return labels
+
+
+def as_gram(gram: Tensor) -> Tensor:
+    """A symmetric matrix ``(n, n)`` in float64.
+
+    Raises:
+        ValueError: If it is not square, is empty, not finite or not symmetric.
+    """
+    if gram.dim() != 2 or gram.shape[0] != gram.shape[1] or gram.numel() == 0 or gram.is_complex():
+        raise ValueError(f"Expected a real `gram` of shape (n, n), but got {tuple(gram.shape)} of {gram.dtype}.")
+    tolerance = torch.finfo(gram.dtype).eps ** 0.75 if gram.is_floating_point() else 0.0
+    gram = gram.detach().double()
+    if not bool(gram.isfinite().all()):
+        raise ValueError("Expected a finite `gram`, but got NaN or infinite entries.")
+    asymmetry, largest = float((gram - gram.mT).abs().max()), float(gram.abs().max())
+    if asymmetry > tolerance * largest:
+        raise ValueError(
+            f"Expected a symmetric `gram`, but got entries that differ by {asymmetry:.3g} from their mirror images."
+        )
+    return gram
+
+
+def as_steps(steps: Iterable[float] | Tensor) -> list[float]:
+    """Numbers of steps: integers of at least 0, or infinity.
+
+    Raises:
+        ValueError: If there is none, or one is negative, NaN or not an integer.
+    """
+    if isinstance(steps, int | float) or (isinstance(steps, Tensor) and steps.dim() != 1):
+        raise ValueError(f"Expected `steps` as a list of numbers of steps, but got {steps!r}; write `[{steps}]`.")
+    counts = [float(step) for step in steps]
+    if not counts or not all(count >= 0 and (math.isinf(count) or count.is_integer()) for count in counts):
+        raise ValueError(
+            f"Expected `steps` to be integers of at least 0, or infinity, at least one, but got {counts[:10]}."
+        )
+    return counts
+
+
+def check_positive(name: str, number: float, most: float = math.inf) -> None:
+    """Raise ValueError unless a number is positive, finite, and at most ``most``."""
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf or number > most:
+        upper = "" if math.isinf(most) else f" of at most {most:g}"
+        raise ValueError(f"Expected `{name}` to be a positive finite number{upper}, but got {number!r}.")
+
+
+def check_not_negative(name: str, number: float) -> None:
+    """Raise ValueError unless a number is finite and at least 0."""
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+        raise ValueError(f"Expected `{name}` to be a finite number of at least 0, but got {number!r}.")
+
+
+def check_count(name: str, number: int) -> None:
+    """Raise ValueError unless a number is an integer of at least 1."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"Expected `{name}` to be an integer of at least 1, but got {number!r}.")
+
+
+def check_probability(name: str, number: float) -> None:
+    """Raise ValueError unless a number lies strictly between 0 and 1."""
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1:
+        raise ValueError(f"Expected `{name}`, a probability of failure, strictly between 0 and 1, but got {number!r}.")

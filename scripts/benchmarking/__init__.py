@@ -1,0 +1,1 @@
+"""What scripts/benchmark.py measures: the cases, the methods, the processes that run them, the report."""
