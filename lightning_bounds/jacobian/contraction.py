@@ -9,11 +9,13 @@ from torch import Tensor
 from lightning_bounds.jacobian.scratch import Scratch
 from lightning_bounds.jacobian.separation import separated
 
-# Tiles per side: the products above the diagonal of a symmetric matrix are left out, up to one tile.
-_TILES = 12
+# Below this size products above the diagonal are not left out.
+_LEAF = 64
+# Tiles per side where products are made for pairs of samples.
+_TILES = 8
 # Columns that are added up in float32 before they are added to what there is.
 _COLUMNS = 4096
-_SHORT = 512
+_SHORT = 2048
 
 
 class Pairs(NamedTuple):
@@ -52,15 +54,26 @@ def add_rows(gram: Tensor, rows: Tensor, other: Tensor | None, work_bytes: int, 
         if other is not None:
             gram.addmm_(block, _converted(other[:, first : first + width], gram, "other rows", scratch).T)
             continue
-        for start, stop in _spans(gram.shape[0], -(-gram.shape[0] // _TILES)):
-            gram[start:stop, :stop].addmm_(block[start:stop], block[:stop].T)
+        _add_lower(gram, block)
+
+
+def _add_lower(gram: Tensor, block: Tensor) -> None:
+    """Add ``B B^T`` on and below the diagonal, by halves, so that most of it is done in large products."""
+    size = gram.shape[0]
+    if size <= _LEAF:
+        gram.addmm_(block, block.T)
+        return
+    half = -(-size // 32) * 16  # about a half, and a multiple of what processors take at once
+    gram[half:, :half].addmm_(block[half:], block[:half].T)
+    _add_lower(gram[:half, :half], block[:half])
+    _add_lower(gram[half:, half:], block[half:])
 
 
 def _converted(block: Tensor, like: Tensor, purpose: str, scratch: Scratch) -> Tensor:
     return block if block.dtype == like.dtype else scratch.take(purpose, block.shape, like).copy_(block)
 
 
-def add_pairs(gram: Tensor, pairs: Pairs, other: Pairs | None, work_bytes: int) -> None:
+def add_pairs(gram: Tensor, pairs: Pairs, other: Pairs | None, work_bytes: int, scratch: Scratch) -> None:
     """Add ``Σ_st (x_is · x_jt) (g_ias · g_jbt)`` to entry ``(ia, jb)`` of a Gram matrix, as :func:`add_rows` does.
 
     Args:
@@ -68,6 +81,7 @@ def add_pairs(gram: Tensor, pairs: Pairs, other: Pairs | None, work_bytes: int) 
         pairs: Gradients ``g`` and inputs ``x``.
         other: Those of the other samples; the same if not given.
         work_bytes: Bytes for tiles and copies.
+        scratch: Where those are put.
     """
     outputs, factors = pairs.left.shape[0], separated(pairs.left) if other is None else None
     if factors is not None:
@@ -77,10 +91,10 @@ def add_pairs(gram: Tensor, pairs: Pairs, other: Pairs | None, work_bytes: int) 
     tiles = gram.unflatten(0, (-1, outputs)).unflatten(2, (-1, others))
     height, width = _sides(pairs, gram.dtype, outputs, tiles.shape[0], work_bytes)
     for start, stop in _spans(tiles.shape[0], height):
-        rows = _part(pairs, start, stop, gram.dtype)
+        rows = _part(pairs, start, stop, gram, "rows", scratch)
         for begin, end in _spans(tiles.shape[2] if other is not None else stop, width):
-            columns = _part(second, begin, end, gram.dtype)
-            blocks = _blocks(rows, columns)
+            columns = _part(second, begin, end, gram, "other rows", scratch)
+            blocks = _blocks(rows, columns, scratch)
             tiles[start:stop, :, begin:end] += blocks.permute(2, 0, 3, 1)
 
 
@@ -96,21 +110,25 @@ def _sides(pairs: Pairs, dtype: torch.dtype, outputs: int, samples: int, work_by
     return max(1, height), max(1, room // 2 // (copied + max(1, height) * entries))
 
 
-def _part(pairs: Pairs, start: int, stop: int, dtype: torch.dtype) -> Pairs:
+def _part(pairs: Pairs, start: int, stop: int, like: Tensor, purpose: str, scratch: Scratch) -> Pairs:
+    """What belongs to some samples, in the precision of ``like``."""
     span = slice(start * pairs.places, stop * pairs.places)
-    left = pairs.left[:, :, span].to(dtype)
+    left, right = pairs.left[:, :, span], pairs.right[:, span]
     if pairs.weights is not None:
-        left = left * pairs.weights[:, :, None].to(dtype)
-    return pairs._replace(left=left, right=pairs.right[:, span].to(dtype))
+        weights = pairs.weights[:, :, None].to(like.dtype)
+        base = left.to(like.dtype)
+        shape = (len(weights), *base.shape[1:])
+        left = torch.mul(base, weights, out=scratch.take(purpose, shape, like))
+    return pairs._replace(left=_converted(left, like, purpose, scratch), right=right.to(like.dtype))
 
 
-def _blocks(rows: Pairs, columns: Pairs) -> Tensor:
+def _blocks(rows: Pairs, columns: Pairs, scratch: Scratch) -> Tensor:
     """The part of a Gram matrix that belongs to two sets of samples, shape ``(K, K', m, m')``."""
     outputs, groups, height, _ = rows.left.shape
     others, _, width, _ = columns.left.shape
     # Block (b, a) equals block (a, b).
     mirrored = rows.weights is not None
-    blocks = rows.left.new_empty(outputs, others, height // rows.places, width // columns.places)
+    blocks = scratch.take("blocks", (outputs, others, height // rows.places, width // columns.places), rows.left)
     for g in range(groups):
         inputs = _product(rows.right[g], columns.right[g])
         if rows.bias:

@@ -62,9 +62,9 @@ class PairStore:
         self.pairs.left[:, :, span].unflatten(2, (count, -1)).copy_(left.permute(2, 1, 0, 4, 3))
         self.pairs.right[:, span].unflatten(1, (count, -1)).copy_(right.transpose(0, 1))
 
-    def add_to(self, gram: Tensor, other: "PairStore | None", work_bytes: int, _: Scratch) -> None:
+    def add_to(self, gram: Tensor, other: "PairStore | None", work_bytes: int, scratch: Scratch) -> None:
         """Add the products of pairs, see :func:`add_pairs`."""
-        add_pairs(gram, self.pairs, None if other is None else other.pairs, work_bytes)
+        add_pairs(gram, self.pairs, None if other is None else other.pairs, work_bytes, scratch)
 
 
 class LateStore:

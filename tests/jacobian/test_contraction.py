@@ -72,7 +72,7 @@ def test_rows_are_multiplied_in_the_precision_of_the_gram_matrix():
 def test_outer_products_are_multiplied_as_the_rows_that_they_make(bias, places, outputs, groups, work_bytes):
     parts = pairs(5, places, bias, outputs, groups)
     gram = torch.ones(5 * outputs, 5 * outputs)
-    add_pairs(gram, parts, None, work_bytes)
+    add_pairs(gram, parts, None, work_bytes, Scratch())
     close(mirror(gram), 1 + rows_of(parts) @ rows_of(parts).T)
 
 
@@ -83,7 +83,7 @@ def test_outer_products_are_multiplied_as_the_rows_that_they_make(bias, places, 
 def test_outer_products_of_other_samples(bias, places, others, outputs, other_outputs, work_bytes):
     first, second = pairs(4, places, bias, outputs), pairs(3, others, bias, other_outputs)
     gram = torch.ones(4 * outputs, 3 * other_outputs)
-    add_pairs(gram, first, second, work_bytes)
+    add_pairs(gram, first, second, work_bytes, Scratch())
     close(gram, 1 + rows_of(first) @ rows_of(second).T)
 
 
@@ -94,7 +94,7 @@ def test_outer_products_are_multiplied_in_the_precision_of_the_gram_matrix(bias,
     short = parts._replace(left=parts.left.float(), right=parts.right.float())
     exact = rows_of(short._replace(left=short.left.double(), right=short.right.double()))
     gram = torch.zeros(8, 8)
-    add_pairs(gram, short, None, work_bytes)
+    add_pairs(gram, short, None, work_bytes, Scratch())
     close(mirror(gram), exact @ exact.T, 1e-13)
 
 
@@ -115,7 +115,7 @@ def test_mirrored_blocks_are_found_and_make_no_difference(outputs, groups, place
     parts = Pairs(left, torch.randn(groups, 5 * places, 4), places, True)
     assert separated(parts.left) is not None
     gram = torch.zeros(5 * outputs, 5 * outputs)
-    add_pairs(gram, parts, None, 2000)
+    add_pairs(gram, parts, None, 2000, Scratch())
     close(mirror(gram), rows_of(parts) @ rows_of(parts).T)
 
 
