@@ -136,6 +136,20 @@ def output_matrix(model: nn.Module, inputs: Inputs, output_fn: OutputFn | None =
     return outputs.reshape(n, -1)
 
 
+def checked_size(outputs: Tensor, count: int) -> Tensor:
+    """The outputs ``(n, K)`` again.
+
+    Raises:
+        ValueError: If ``K`` is not what it was for the first samples.
+    """
+    if outputs.shape[1] != count:
+        raise ValueError(
+            f"Expected {count} outputs for every sample, as for the first ones, but some have "
+            f"{outputs.shape[1]}; pass `output_fn` to bring them to one size."
+        )
+    return outputs
+
+
 def tried_outputs(
     outputs: Callable[[int, int], Tensor], num_samples: int, mode: str, precision: float
 ) -> tuple[int, bool]:

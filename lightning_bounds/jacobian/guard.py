@@ -65,6 +65,12 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
         raise ValueError(f"Expected `mode` to be 'eval' or 'train', but got {mode!r}.")
     flags = [(submodule, submodule.training) for submodule in module.modules()]
     buffers = [_Buffers(submodule) for submodule in module.modules()]
+    # Embeddings with a largest norm shorten their weights whenever they are looked up.
+    shortened = [
+        (submodule.weight, submodule.weight.detach().clone())
+        for submodule in module.modules()
+        if isinstance(submodule, (nn.Embedding, nn.EmbeddingBag)) and submodule.max_norm is not None
+    ]
     with ExitStack() as stack:
         stack.enter_context(preserved_rng())
         stack.enter_context(_plain_arithmetic())
@@ -80,6 +86,8 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
                 submodule.training = training
             for saved in buffers:
                 saved.restore()
+            for weight, values in shortened:
+                weight.data.copy_(values)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The Jacobian of any module by plain automatic differentiation: the reference path, right before fast."""
+"""The Jacobian of any module as a linear operator: its rows, its products, its Gram matrix."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from lightning_bounds.jacobian.differentiation import (
 from lightning_bounds.jacobian.forward import (
     Inputs,
     OutputFn,
+    checked_size,
     num_samples,
     output_matrix,
     prepared,
@@ -27,8 +28,8 @@ from lightning_bounds.jacobian.forward import (
 from lightning_bounds.jacobian.gram import check_blocks, check_gram, layered_gram, write_blocks
 from lightning_bounds.jacobian.guard import full_precision, observed
 from lightning_bounds.jacobian.layering import layering_of
-from lightning_bounds.jacobian.parameters import selected_parameters
-from lightning_bounds.jacobian.transposed import TransposedJacobian
+from lightning_bounds.jacobian.parameters import common_type, selected_parameters
+from lightning_bounds.jacobian.transposed import TransposedJacobian, vector_columns
 
 if TYPE_CHECKING:
     from lightning_bounds.jacobian.plan import Calibration, Plan
@@ -46,8 +47,7 @@ class JacobianOperator:
 
     Args:
         model: Any module.
-        inputs: The samples: a tensor with samples first, a sequence (``model(*inputs)``) or a mapping
-            (``model(**inputs)``).
+        inputs: A tensor with samples first, a sequence (``model(*inputs)``) or a mapping (``model(**inputs)``).
         layers: Patterns of the parameters to differentiate by, see :func:`selected_parameters`; all if not given.
         output_fn: Picks the tensor of outputs out of what the module returns, see :func:`output_matrix`.
         mode: ``"eval"`` (running statistics, no dropout) or ``"train"`` (statistics of this batch).
@@ -96,7 +96,7 @@ class JacobianOperator:
             self.names = list(parameters)
             self.sizes = [parameter.numel() for parameter in parameters.values()]
             self.num_frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-            self.dtype, self.device = _common_type(list(parameters.values()))
+            self.dtype, self.device = common_type(list(parameters.values()))
             self.row_precision = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
             self.num_outputs, self.coupled = tried_outputs(self._outputs, self.num_samples, mode, self.row_precision)
         self.shape = (self.num_samples * self.num_outputs, sum(self.sizes))
@@ -113,7 +113,7 @@ class JacobianOperator:
 
         Where the module has an operation that cannot be differentiated twice, the rows of ``J`` are used instead.
         """
-        columns = self._columns(vector, self.shape[1], "v")
+        columns = vector_columns(vector, self, "v")
         chunks: list[Tensor | None] = []
         with self.evaluation() as parameters:
             for outputs in self._output_chunks():
@@ -181,16 +181,15 @@ class JacobianOperator:
         """``J J^T``, the empirical neural tangent kernel, shape ``(n*K, n*K)``, added up in ``dtype``.
 
         Layer by layer, each in the way that takes fewer multiplications: from the gradients of each sample, or from
-        products of what went into a layer and of the gradients by what came out. Parameters that no rule covers are
-        differentiated one sample at a time; :meth:`coverage` says which. For random ``u`` on some of the samples
-        ``u^T (J J^T) u`` is compared with ``|J^T u|²`` by automatic differentiation of the whole network.
+        what went into a layer and the gradients by what came out. Parameters that no rule covers are differentiated one
+        sample at a time (:meth:`coverage`). For random ``u`` on some samples ``u^T (J J^T) u`` is compared with
+        ``|J^T u|²`` by automatic differentiation of the whole network.
 
         Args:
             dtype: ``torch.float64``, or ``torch.float32`` with its higher noise floor.
             memory_budget: Bytes for the result and all that is held on the way to it; with less than fits at once the
                 network is differentiated again for each part. As many as are of use if not given.
-            other: The same network on other samples, ``J'``, for the cross Gram matrix ``J J'^T`` of
-                ``(n*K, n'*K)``.
+            other: The same network on other samples, for the cross Gram matrix ``J J'^T``, shape ``(n*K, n'*K)``.
 
         Raises:
             MemoryError: If there is no room for the result and some columns of ``J``.
@@ -270,7 +269,8 @@ class JacobianOperator:
 
     def outputs_of(self, indices: Tensor) -> Tensor:
         """Outputs of some samples with their graph, shape ``(len(indices), K)``; within :meth:`evaluation`."""
-        return self._checked(output_matrix(self.model, select(self.inputs, indices), self.output_fn))
+        outputs = output_matrix(self.model, select(self.inputs, indices), self.output_fn)
+        return checked_size(outputs, self.num_outputs)
 
     def plain_rows(self, names: Sequence[str], start: int, stop: int) -> dict[str, Tensor]:
         """Rows of samples ``start .. stop-1`` by some parameters, by automatic differentiation alone."""
@@ -282,7 +282,7 @@ class JacobianOperator:
                 found.append(selected_rows(self._outputs(0, self.num_samples), kept, wanted))
             else:
                 for i in tqdm(range(start, stop), "Jacobian", leave=False, delay=2):
-                    outputs = self._checked(self._outputs(i, i + 1))
+                    outputs = checked_size(self._outputs(i, i + 1), self.num_outputs)
                     found.append(selected_rows(outputs, kept, torch.arange(self.num_outputs)))
             rows = torch.cat(found)
             return dict(zip(names, rows.split([parameter.numel() for parameter in kept], dim=1), strict=True))
@@ -307,23 +307,7 @@ class JacobianOperator:
     def _output_chunks(self, size: int | None = None) -> Iterator[Tensor]:
         size = self.num_samples if self.coupled else (size or self.chunk_size)
         for start in range(0, self.num_samples, size):
-            yield self._checked(self._outputs(start, min(start + size, self.num_samples)))
-
-    def _checked(self, outputs: Tensor) -> Tensor:
-        if outputs.shape[1] != self.num_outputs:
-            raise ValueError(
-                f"Expected {self.num_outputs} outputs for every sample, as for the first ones, but some have "
-                f"{outputs.shape[1]}; pass `output_fn` to bring them to one size."
-            )
-        return outputs
-
-    def _columns(self, vector: Tensor, size: int, name: str) -> Tensor:
-        if vector.dim() not in (1, 2) or vector.shape[0] != size:
-            raise ValueError(
-                f"Expected {name} of shape ({size},) or ({size}, b) for a Jacobian of shape {self.shape}, "
-                f"but got {tuple(vector.shape)}."
-            )
-        return vector.detach().to(self.device, self.dtype).reshape(size, -1)
+            yield checked_size(self._outputs(start, min(start + size, self.num_samples)), self.num_outputs)
 
     def _transposed_product(self, columns: Tensor) -> Tensor:
         start = 0
@@ -334,15 +318,3 @@ class JacobianOperator:
                 total += vector_jacobian_products(outputs, list(parameters.values()), part).T
                 start += outputs.numel()
         return total
-
-
-def _common_type(parameters: list[nn.Parameter]) -> tuple[torch.dtype, torch.device]:
-    dtype = parameters[0].dtype
-    for parameter in parameters:
-        dtype = torch.promote_types(dtype, parameter.dtype)
-    if dtype.is_complex:
-        raise TypeError(
-            f"Expected real parameters, but some are {dtype}; hold real and imaginary parts as parameters of their "
-            "own, or look at the others by `layers`."
-        )
-    return dtype, parameters[0].device

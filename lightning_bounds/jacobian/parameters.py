@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 
 
@@ -60,3 +61,16 @@ def _check_pattern(pattern: str, names: list[str]) -> None:
     prefixes = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
     nearest = get_close_matches(pattern, sorted(prefixes), n=10, cutoff=0.0)
     raise ValueError(f"Expected `layers` to match parameters, but {pattern!r} matches none; the nearest are {nearest}.")
+
+
+def common_type(parameters: list[nn.Parameter]) -> tuple[torch.dtype, torch.device]:
+    """The type that all parameters can be held in, and where the first one is."""
+    dtype = parameters[0].dtype
+    for parameter in parameters:
+        dtype = torch.promote_types(dtype, parameter.dtype)
+    if dtype.is_complex:
+        raise TypeError(
+            f"Expected real parameters, but some are {dtype}; hold real and imaginary parts as parameters of their "
+            "own, or look at the others by `layers`."
+        )
+    return dtype, parameters[0].device

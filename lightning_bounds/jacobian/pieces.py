@@ -63,6 +63,25 @@ def multiplications(group: Group, samples: int, outputs: int, pairs: bool) -> fl
     return groups * o * (rows * places * i + 0.5 * rows**2 * i)
 
 
+def gram_multiplications(layering: Layering, sizes: dict[str, int], samples: int, outputs: int) -> float:
+    """Multiplications of a whole symmetric Gram matrix, without making the gradients."""
+    rows = samples * outputs
+    absorbed = {group.bias for group in layering.groups if group.bias and takes_pairs(group, samples, outputs)}
+    total = 0.5 * rows**2 * sum(sizes[name] for name in layering.plain)
+    for group in layering.groups:
+        if group.shape is not None:
+            total += multiplications(group, samples, outputs, takes_pairs(group, samples, outputs))
+        elif group not in absorbed:
+            total += 0.5 * rows**2 * group.size
+    return total
+
+
+def made_columns(layering: Layering, sizes: dict[str, int], samples: int, outputs: int) -> int:
+    """Columns of the Jacobian whose rows a Gram matrix makes; the rest goes by pairs."""
+    by_pairs = [group for group in layering.groups if takes_pairs(group, samples, outputs)]
+    return sum(sizes.values()) - sum(group.size + (group.bias.size if group.bias else 0) for group in by_pairs)
+
+
 def takes_pairs(group: Group, samples: int, outputs: int) -> bool:
     """Whether a group is cheaper by pairs of samples than by rows."""
     if group.shape is None:

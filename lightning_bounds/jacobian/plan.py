@@ -10,6 +10,7 @@ import torch
 
 from lightning_bounds.jacobian.lanczos import block_width
 from lightning_bounds.jacobian.operator import JacobianOperator
+from lightning_bounds.jacobian.pieces import gram_multiplications, made_columns
 from lightning_bounds.jacobian.products import ROW_BYTES, SKETCH, TILE_BYTES
 
 # Steps of an iteration to 1e-3 from nothing, as seen on residual networks; the first pass over rows comes on top.
@@ -111,7 +112,10 @@ def plan(
     """
     rows, columns = jacobian.shape
     wanted = block_width(rank or 1, min(rows, columns))
-    gram = _Work(float(rows * rows * columns), _EIGH * rows**3, 1, 4 * rows * rows * dtype.itemsize, None)
+    sizes = dict(zip(jacobian.names, jacobian.sizes, strict=True))
+    counts = jacobian.num_samples, jacobian.num_outputs
+    products = 2 * gram_multiplications(jacobian.layering, sizes, *counts)
+    gram = _Work(products, _EIGH * rows**3, 1, 4 * rows * rows * dtype.itemsize, None)
     work = {
         "gram": gram,
         "lanczos": _iteration(jacobian, memory_budget, wanted, _LANCZOS_STEPS, left=True),
@@ -121,10 +125,11 @@ def plan(
     rate = calibration.rate if calibration else 1e11
     costs = {}
     for name, item in work.items():
-        operations = item.flops + item.beside + item.passes * _ROW * rows * columns
+        made = made_columns(jacobian.layering, sizes, *counts) if name == "gram" else columns
+        operations = item.flops + item.beside + item.passes * _ROW * rows * made
         seconds = operations / rate
         if calibration:
-            row_seconds = item.passes * calibration.row_seconds * jacobian.num_samples
+            row_seconds = item.passes * calibration.row_seconds * jacobian.num_samples * made / columns
             seconds = (item.flops + item.beside) / rate + row_seconds
         fits = memory_budget is None or item.bytes <= memory_budget
         costs[name] = Cost(operations, item.flops, item.passes, item.bytes, seconds, item.storage, fits)

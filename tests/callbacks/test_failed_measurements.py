@@ -129,7 +129,8 @@ def test_a_projection_beyond_its_memory_budget_has_status_2_and_no_numbers(split
     messages = warned([callback], logger=logger)
     assert statuses(callback) == [2, 2, 2]
     assert not {name for row in logger.records for name in row if name.startswith(callback.topic)}
-    assert "10 x 10 entries take 800; look at fewer samples or raise `memory_budget`" in messages[0]
+    assert "10 x 10 entries take 800 and" in messages[0]
+    assert "look at fewer samples or raise `memory_budget`" in messages[0]
 
 
 def test_margins_need_no_memory_budget():

@@ -534,3 +534,14 @@ def test_only_the_halves_of_a_mixed_network_are_replaced():
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16())
     with full_precision(module) as precise:
         assert [p.dtype for p in precise.parameters()] == [torch.float64, torch.float64, torch.float32, torch.float32]
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_with_a_largest_norm_keeps_its_weights(kind):
+    network = nn.Sequential(kind(6, 4, max_norm=0.5), nn.Flatten(), nn.LazyLinear(2))
+    tokens = torch.randint(6, (5, 3))
+    network(tokens)
+    with torch.no_grad():
+        network[0].weight.fill_(3.0)
+    JacobianOperator(network, tokens).gram()
+    assert torch.equal(network[0].weight, torch.full((6, 4), 3.0))
