@@ -17,8 +17,8 @@ ORDER = [
 ]  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 STANDARD = {
-    "collections", "contextlib", "copy", "dataclasses", "difflib", "fnmatch", "functools", "itertools", "math", "operator",
-    "random", "time", "types", "typing", "warnings", "weakref",
+    "collections", "contextlib", "copy", "dataclasses", "difflib", "fnmatch", "functools", "itertools", "math",
+    "operator", "random", "time", "types", "typing", "warnings", "weakref",
 }  # fmt: skip
 
 
