@@ -2,12 +2,17 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_bounds.callbacks.base import DiagnosticCallback
 from lightning_bounds.callbacks.values import data_name
+from lightning_bounds.jacobian.spectrum import Spectrum, jacobian_spectrum
+from lightning_bounds.probe import Probe
 from lightning_bounds.report import spectrum_figure
 from lightning_bounds.snapshot import Snapshot
+
+_METHODS = ("auto", "gram", "lanczos", "randomized")
 
 
 class JacobianSpectrum(DiagnosticCallback):
@@ -19,9 +24,19 @@ class JacobianSpectrum(DiagnosticCallback):
         ``sigma_max`` (``σ_1``), ``frobenius_norm`` (``|J|_F``), ``stable_rank`` (``|J|_F² / σ_1²``),
         ``effective_rank`` (``exp`` of the entropy of ``σ_s / Σ σ``), ``energy_rank_90`` (fewest values that hold 90 %
         of ``|J|_F²``), ``resolved_rank`` (values above the noise floor), ``noise_floor`` (values below it mean nothing
-        in the precision used), and the histogram ``singular_values``.
+        in the precision used), and the histogram ``singular_values``. With a ``rank``, where only the leading ones are
+        known, in the place of ``effective_rank`` and ``energy_rank_90``: ``nuisance_share`` (what the others hold of
+        ``|J|_F²``) and ``relative_error`` (the largest error bar of a value, as a fraction of it).
 
-    Args: see :class:`DiagnosticCallback`; training data by default.
+    Args:
+        probe: See :class:`DiagnosticCallback`, as for all further arguments; training data by default.
+        rank: How many leading singular values; all if not given. The search starts from what the last measurement
+            found, so that it costs a fraction of the first one.
+        method: How they are found, see :func:`~lightning_bounds.jacobian_spectrum`.
+        tolerance: Relative error bar at which a search stops.
+
+    Raises:
+        ValueError: If the rank, the method or the tolerance is not one of those.
 
     References:
         Oymak, Fabian, Li, Soltanolkotabi 2019, section 4 and Figure 5.
@@ -34,20 +49,68 @@ class JacobianSpectrum(DiagnosticCallback):
 
     topic = "jacobian_spectrum"
 
+    def __init__(
+        self,
+        probe: Probe | None = None,
+        rank: int | None = None,
+        method: str = "auto",
+        tolerance: float = 1e-3,
+        **arguments: Any,
+    ) -> None:
+        if rank is not None and rank < 1:
+            raise ValueError(f"Expected `rank` of at least 1, but got {rank}.")
+        if method not in _METHODS[: 2 if rank is None else 4]:
+            raise ValueError(f"Expected `method` among {_METHODS}, the last two with a `rank`, but got {method!r}.")
+        if not 0 < tolerance < 1:
+            raise ValueError(f"Expected `tolerance` in (0, 1), a fraction of each value, but got {tolerance}.")
+        self.rank, self.method, self.tolerance = rank, method, tolerance
+        super().__init__(probe, **arguments)
+
+    def reset(self) -> None:
+        """Forget what was measured, and from where a search would start."""
+        super().reset()
+        self._last: dict[str, Spectrum] = {}
+
+    def on_fit_end(self, *arguments: Any) -> None:
+        """Free what a search would start from."""
+        self._last = {}
+        super().on_fit_end(*arguments)
+
     def measure(self, snapshot: Snapshot) -> dict[str, float | Tensor]:
         """Scalars of the spectrum and the singular values themselves."""
-        spectrum = snapshot.spectrum
+        spectrum = self._spectrum(snapshot)
         largest = float(spectrum.singular_values[0])
-        return {
+        values: dict[str, float | Tensor] = {
             "sigma_max": largest,
             "frobenius_norm": spectrum.frobenius_norm,
             "stable_rank": spectrum.stable_rank,
-            "effective_rank": spectrum.effective_rank,
-            "energy_rank_90": spectrum.information_space(energy=0.9).dimension if largest > 0 else 0,
             "resolved_rank": spectrum.resolved_rank,
             "noise_floor": spectrum.noise_floor,
             "singular_values": spectrum.singular_values,
         }
+        if self.rank is None:
+            values["effective_rank"] = spectrum.effective_rank
+            values["energy_rank_90"] = spectrum.information_space(energy=0.9).dimension if largest > 0 else 0
+        else:
+            bars = spectrum.errors / spectrum.singular_values.clamp_min(torch.finfo(torch.float64).tiny)
+            values["relative_error"] = float(bars.max())
+            values["nuisance_share"] = spectrum.nuisance_energy / max(spectrum.frobenius_norm**2, 1e-300)
+        return values
+
+    def _spectrum(self, snapshot: Snapshot) -> Spectrum:
+        if self.rank is None:
+            return snapshot.spectrum
+        probe = snapshot.probe
+        self._last[probe.split] = jacobian_spectrum(
+            snapshot.jacobian,
+            self.rank,
+            self.method,
+            probe.torch_dtype,
+            probe.memory_bytes,
+            tolerance=self.tolerance,
+            start=self._last.get(probe.split),
+        )
+        return self._last[probe.split]
 
     def figures(self) -> dict[str, Any]:
         """Histograms of the singular values at the first and the last measurement."""
