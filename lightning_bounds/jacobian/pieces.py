@@ -107,8 +107,7 @@ def cut(
         itemsize: Bytes of a number in the network's precision.
         free: Bytes for everything but the Gram matrix; may be infinite.
     """
-    held = free / 2
-    work = int(min(_WORK, free / 4))
+    held, work = 0.45 * free, int(min(_WORK, free / 5))
     absorbed = {group.bias for group in layering.groups if group.bias and takes_pairs(group, samples, outputs)}
     pieces: list[tuple[Piece, float]] = []
     for group in layering.groups:

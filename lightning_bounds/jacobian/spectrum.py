@@ -115,8 +115,12 @@ def _check(jacobian: JacobianOperator, rank: int | None, method: str, tolerance:
 def _rows(jacobian: JacobianOperator, cost: Cost, memory_budget: int | None) -> HeldRows | RecomputedRows:
     if cost.storage is not None:
         return HeldRows(jacobian, cost.storage)
-    free = ROW_BYTES if memory_budget is None else memory_budget - cost.bytes
-    return RecomputedRows(jacobian, max(1, min(ROW_BYTES, free)))
+    if memory_budget is None:
+        return RecomputedRows(jacobian, ROW_BYTES)
+    # Beside its rows a sample takes what goes into the layers and comes out of them; half is for holes in memory.
+    row_bytes = jacobian.num_outputs * jacobian.shape[1] * jacobian.dtype.itemsize
+    share = row_bytes / (2 * row_bytes + 4 * jacobian.layering.sample_bytes)
+    return RecomputedRows(jacobian, max(1, min(ROW_BYTES, int(share * (memory_budget - cost.bytes)))))
 
 
 def _estimated(rows: HeldRows | RecomputedRows, rank: int | None, seed: int) -> Spectrum:

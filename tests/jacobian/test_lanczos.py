@@ -56,7 +56,8 @@ def test_error_bars_cover_the_error(method, dtype, source, name):
     matrix = with_values(SPECTRA[name], 300).to(dtype)
     spectrum = method(SOURCES[source](linear(matrix)), RANK)
     truth = torch.linalg.svdvals(matrix.double())
-    error = (spectrum.singular_values - truth[:RANK]).abs()
+    # The truth is rounded too.
+    error = (spectrum.singular_values - truth[:RANK]).abs() - 4 * torch.finfo(torch.float64).eps * truth[0]
     assert bool((error <= spectrum.errors).all())
     resolved = truth[:RANK] > 0.5 * truth[RANK - 1].clamp_min(1e-2 * truth[0])
     assert float((spectrum.errors / truth[:RANK])[resolved].max()) < 4e-3

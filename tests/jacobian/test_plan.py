@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,8 +124,10 @@ def test_the_result_does_not_depend_on_the_budget(method, budget):
     torch.testing.assert_close(spectrum.singular_values, values[:5], rtol=1e-7, atol=0)
 
 
+TESTS = Path(__file__).parents[1]
 PEAK = """
-import resource, sys, torch
+import sys, torch
+from peak_memory import forget_peak, memory
 from lightning_bounds import JacobianOperator, jacobian_spectrum
 torch.set_num_threads(1)
 rows, columns, budget, method = 600, 60_000, int(sys.argv[1]), sys.argv[2]
@@ -132,16 +135,17 @@ generator = torch.Generator().manual_seed(0)
 scales = torch.logspace(0, -3, rows)[:, None]
 J = JacobianOperator(torch.nn.Linear(columns, 1, bias=False), scales * torch.randn(rows, columns, generator=generator))
 jacobian_spectrum(JacobianOperator(torch.nn.Linear(40, 1), torch.randn(30, 40)), 2, method)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = forget_peak()
 jacobian_spectrum(J, 10, method, memory_budget=budget)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(memory("VmHWM") - before)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 @pytest.mark.parametrize("megabytes", [100, 250, 400])
 @pytest.mark.parametrize("method", ["lanczos", "randomized"])
 def test_the_peak_stays_within_a_fifth_of_the_budget(method, megabytes):
     command = [sys.executable, "-c", PEAK, str(megabytes * 2**20), method]
-    peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert peak <= 1.2 * megabytes * 2**20
+    peak = int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS).stdout)
+    assert 0.3 * megabytes * 2**20 < peak <= 1.2 * megabytes * 2**20
