@@ -51,6 +51,15 @@ def test_a_search_that_starts_from_the_last_one_finds_the_same_in_training(metho
     torch.testing.assert_close(series(warm, key)[6], series(cold, key)[6], rtol=1e-8, atol=0)
 
 
+def test_what_is_logged_is_what_the_page_says():
+    callback = JacobianSpectrum(SMALL, rank=2)
+    fit([callback], wide(), val=False)
+    prefix = "jacobian_spectrum/train/"
+    logged = {name.removeprefix(prefix) for name in callback.history[0] if name.startswith(prefix)}
+    known = {"sigma_max", "frobenius_norm", "stable_rank", "resolved_rank", "noise_floor", "singular_values"}
+    assert logged == known | {"nuisance_share", "relative_error"}
+
+
 def test_nothing_large_is_left_after_training():
     callback = JacobianSpectrum(SMALL, rank=2, method="randomized")
     fit([callback], wide(), val=False)

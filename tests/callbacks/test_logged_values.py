@@ -264,6 +264,7 @@ SPECTRUM = {
     *("sigma_max", "frobenius_norm", "stable_rank", "effective_rank", "energy_rank_90", "resolved_rank"),
     *("noise_floor", "singular_values"),
 }
+LEADING = {"nuisance_share", "relative_error"}
 ENERGIES = {"residual_information", "residual_nuisance"}
 BASIS = {
     *("dimension", "cutoff", "tied", "noise_floor", "label_information", "label_nuisance", "label_pinv"),
@@ -277,7 +278,7 @@ MARGINS = {
 LAYER = {"distance", "frobenius_norm", "spectral_distance", "spectral_norm"}
 TRAJECTORY = {"distance", "relative_distance", "path_length", "norm"}
 PAGES = {
-    JacobianSpectrum: (SPECTRUM, {"exp"}),
+    JacobianSpectrum: (SPECTRUM | LEADING, {"exp", "rank"}),
     ResidualProjection: ({"residual_energy"} | ENERGIES | BASIS, {"r_0"}),
     MarginMonitor: (MARGINS, set()),
     TrajectoryMonitor: (TRAJECTORY | LAYER, set()),
