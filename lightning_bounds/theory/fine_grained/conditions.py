@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.fine_grained.complexity import KernelSummary
 
@@ -56,7 +57,7 @@ def descent_conditions(
 ) -> list[Condition]:
     """Of Theorem 3.1: ``m = Ω(n⁶ / (λ_0⁴ κ² δ³))`` and ``η = O(λ_0 / n²)``, and what its proof asks of ``η λ_1``."""
     n, lambda_0 = summary.num_samples, summary.smallest_eigenvalue
-    least_width = math.inf if kappa is None else quotient(n**6, lambda_0**4 * kappa**2 * delta**3)
+    least_width = math.inf if kappa is None else over(n**6, lambda_0**4 * kappa**2 * delta**3)
     width_note = "Theorem 3.1: n^6 / (lambda_0^4 kappa^2 delta^3)" + ("" if kappa else "; needs `kappa`")
     known_width = width if kappa is not None else None
     records = [
@@ -84,8 +85,3 @@ def hidden(
     if actual is None:
         return Condition(name, "not given", relation, required, None, note=note)
     return condition(name, actual, relation, required, hidden=True, factor=factors.get(name), note=note)
-
-
-def quotient(numerator: float, denominator: float) -> float:
-    """A quotient of two numbers that are not negative, infinite where the denominator is 0."""
-    return numerator / denominator if denominator > 0 else math.inf

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Bound, Term
 from lightning_bounds.theory.fine_grained.arguments import (
     check_count,
@@ -18,7 +19,6 @@ from lightning_bounds.theory.fine_grained.conditions import (
     data_conditions,
     descent_conditions,
     hidden,
-    quotient,
 )
 from lightning_bounds.theory.fine_grained.trajectory import predicted_residual_norm
 
@@ -150,7 +150,7 @@ def trajectory_bound(
     conditions = descent_conditions(
         summary, delta=delta, width=width, kappa=kappa, learning_rate=learning_rate, factors=factors
     )
-    least_width = quotient(n**7, lambda_0**4 * kappa**2 * delta**4 * epsilon**2)
+    least_width = over(n**7, lambda_0**4 * kappa**2 * delta**4 * epsilon**2)
     largest_kappa = epsilon * delta / math.sqrt(n)
     stronger = [
         hidden("kappa", kappa, "<=", largest_kappa, factors, "Theorem 4.1: epsilon delta / sqrt(n)"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Bound, Condition, Term, condition
 from lightning_bounds.theory.fine_grained.arguments import (
     as_labels,
@@ -19,7 +20,6 @@ from lightning_bounds.theory.fine_grained.conditions import (
     data_conditions,
     descent_conditions,
     hidden,
-    quotient,
 )
 from lightning_bounds.theory.fine_grained.rademacher import rademacher_bound
 
@@ -85,13 +85,13 @@ def generalization_bound(
     summary = kernel_summary(inputs, labels)
     n, lambda_0 = summary.num_samples, summary.smallest_eigenvalue
     # Only rows longer than the theorem allows can make the logarithm negative.
-    logarithm = math.log(max(quotient(n, lambda_0 * delta), 1.0))
+    logarithm = math.log(max(over(n, lambda_0 * delta), 1.0))
     factors.setdefault("second_term", 1.0)
     confidence_term = factors["second_term"] * math.sqrt(logarithm / n)
     least_steps = math.inf
     steps_note = "Theorem 5.1: log(n / delta) / (eta lambda_0)"
     if learning_rate is not None:
-        least_steps = quotient(math.log(n / delta), learning_rate * lambda_0)
+        least_steps = over(math.log(n / delta), learning_rate * lambda_0)
     else:
         steps_note += "; needs `learning_rate`"
     conditions = [

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Bound, Condition, Term
 from lightning_bounds.theory.fine_grained.arguments import (
     check_count,
@@ -15,7 +16,6 @@ from lightning_bounds.theory.fine_grained.conditions import (
     check_factors,
     data_conditions,
     descent_conditions,
-    quotient,
 )
 
 
@@ -42,7 +42,7 @@ def row_movement(summary: KernelSummary, initial_residual_norm: float, *, width:
     check_not_negative("initial_residual_norm", initial_residual_norm)
     check_count("width", width)
     numerator = 4 * math.sqrt(summary.num_samples) * initial_residual_norm
-    return quotient(numerator, math.sqrt(width) * summary.smallest_eigenvalue)
+    return over(numerator, math.sqrt(width) * summary.smallest_eigenvalue)
 
 
 def movement_bound(
@@ -96,7 +96,7 @@ def movement_bound(
         Term("auxiliary", math.sqrt(summary.inverse_form), "sqrt(y^T H^-1 y)", "labels along top eigenvectors"),
         Term(
             "initialization",
-            initialization_factor * quotient(n * kappa, lambda_0 * delta),
+            initialization_factor * over(n * kappa, lambda_0 * delta),
             "n kappa / (lambda_0 delta)",
             "a smaller kappa",
         ),

@@ -8,9 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arithmetic import over, power, times
 from lightning_bounds.theory.bound import Bound, Condition, Term, condition
 from lightning_bounds.theory.information_space import assumptions
-from lightning_bounds.theory.information_space.assumptions import over, power, times, width_condition
+from lightning_bounds.theory.information_space.assumptions import width_condition
 from lightning_bounds.theory.information_space.checks import check_positive, rank_deficient
 from lightning_bounds.theory.information_space.early_stopping import StoppingTime, stopping_time
 from lightning_bounds.theory.information_space.kernel import label_rows

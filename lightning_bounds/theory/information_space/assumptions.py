@@ -107,21 +107,3 @@ def chance_term(delta: float, num_samples: int, factor: float = 5.0) -> Term:
     """``5 √(log(2/δ) / n)``; the proof gives ``2√5`` (erratum A13)."""
     value = factor * math.sqrt(math.log(2 / delta) / num_samples)
     return Term("chance", value, f"{factor:.4g} sqrt(log(2/delta) / n)", "more samples")
-
-
-def times(factor: float, number: float) -> float:
-    """Product in which nothing, even infinitely often, is nothing."""
-    return 0.0 if factor == 0 or number == 0 else factor * number
-
-
-def over(numerator: float, denominator: float) -> float:
-    """Quotient of numbers of at least 0, infinite for a denominator of 0."""
-    return math.inf if denominator == 0 else numerator / denominator
-
-
-def power(base: float, exponent: int) -> float:
-    """Power of a number of at least 0, infinite instead of an overflow."""
-    try:
-        return base**exponent
-    except OverflowError:
-        return math.inf

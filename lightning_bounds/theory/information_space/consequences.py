@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from lightning_bounds.theory.arithmetic import over, power, times
 from lightning_bounds.theory.bound import Bound, Condition, Term, condition
 from lightning_bounds.theory.information_space import assumptions
-from lightning_bounds.theory.information_space.assumptions import over, power, times, width_condition
+from lightning_bounds.theory.information_space.assumptions import width_condition
 from lightning_bounds.theory.information_space.checks import check_positive, check_probability
 from lightning_bounds.theory.information_space.kernel import label_rows, neural_spectrum
 from lightning_bounds.theory.information_space.random_initialization import random_initialization

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arithmetic import over, power, times
 from lightning_bounds.theory.bound import Bound, Condition, Term, condition
 from lightning_bounds.theory.gaussian import neural_covariance
 from lightning_bounds.theory.information_space import assumptions
-from lightning_bounds.theory.information_space.assumptions import over, power, times, width_condition
+from lightning_bounds.theory.information_space.assumptions import width_condition
 from lightning_bounds.theory.information_space.checks import check_nonnegative, check_positive
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import condition
 from lightning_bounds.theory.gaussian.activations import Elementwise
 from lightning_bounds.theory.guarantee import Guarantee
@@ -16,7 +17,6 @@ from lightning_bounds.theory.overparameterization.setting import (
     INITIALIZATION,
     checked_bound,
     checked_eigenvalue,
-    over,
     setting,
 )
 

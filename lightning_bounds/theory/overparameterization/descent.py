@@ -2,9 +2,9 @@
 
 import math
 
+from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.guarantee import Guarantee
-from lightning_bounds.theory.overparameterization.setting import over
 
 
 def smooth_descent_guarantee(

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.gaussian import derivative_bounds
 from lightning_bounds.theory.gaussian.activations import Elementwise, activation_function
 from lightning_bounds.theory.gaussian.blocks import checked_inputs
 from lightning_bounds.theory.overparameterization.conditioning import output_eigenvalue
 from lightning_bounds.theory.overparameterization.initialization import check_width, checked_labels, unit_rows
-from lightning_bounds.theory.overparameterization.setting import over
 
 
 class Interpolation(NamedTuple):

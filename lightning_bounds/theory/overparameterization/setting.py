@@ -116,13 +116,3 @@ def checked_eigenvalue(eigenvalue: float | None) -> float | None:
     if eigenvalue is not None and not 0 <= eigenvalue < math.inf:
         raise ValueError(f"Expected `smallest_eigenvalue` to be 0 or more, and finite, but got {eigenvalue}.")
     return None if eigenvalue is None else float(eigenvalue)
-
-
-def over(numerator: float, denominator: float) -> float:
-    """A ratio, infinite for a denominator of 0.
-
-    Example:
-        >>> over(1.0, 0.0)
-        inf
-    """
-    return numerator / denominator if denominator > 0 else math.inf
