@@ -101,10 +101,9 @@ def add_pairs(gram: Tensor, pairs: Pairs, other: Pairs | None, work_bytes: int, 
 def _sides(pairs: Pairs, dtype: torch.dtype, outputs: int, samples: int, work_bytes: int) -> tuple[int, int]:
     """Samples along the rows and the columns of a tile: copies of what it needs, its products and itself fit."""
     _, groups, _, o = pairs.left.shape
-    itemsize = torch.empty((), dtype=dtype).element_size()
     whole = pairs.left.dtype == dtype and pairs.weights is None
     copied = 0 if whole else pairs.places * groups * (outputs * o + pairs.right.shape[2])
-    room = work_bytes // itemsize
+    room = work_bytes // dtype.itemsize
     height = min(-(-samples // _TILES), 256, max(1, room // 4 // max(1, copied)))
     entries = outputs**2 + 2 * pairs.places**2
     return max(1, height), max(1, room // 2 // (copied + max(1, height) * entries))

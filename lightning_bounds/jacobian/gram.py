@@ -63,33 +63,31 @@ def layered_gram(rows: Rows, other: Rows | None, dtype: torch.dtype, memory_budg
     """
     height = rows.num_samples * rows.num_outputs
     width = height if other is None else other.num_samples * other.num_outputs
-    itemsize = torch.empty((), dtype=dtype).element_size()
-    free = float("inf") if memory_budget is None else memory_budget - height * width * itemsize
+    taken = height * width * dtype.itemsize
+    free = float("inf") if memory_budget is None else memory_budget - taken
     samples = rows.num_samples + (other.num_samples if other is not None else 0)
-    needed = 2 * samples * rows.num_outputs * torch.finfo(rows.dtype).bits // 8
+    needed = 2 * samples * rows.num_outputs * rows.dtype.itemsize
     if free < needed:
         raise MemoryError(
             f"Expected a Gram matrix within {memory_budget:,} bytes, but {height} x {width} entries take "
-            f"{height * width * itemsize:,} and some of their columns {needed:,}; look at fewer samples or raise "
+            f"{taken:,} and some of their columns {needed:,}; look at fewer samples or raise "
             "`memory_budget`."
         )
-    bytes_each = torch.finfo(rows.dtype).bits // 8
     for _ in range(_HALVINGS):
         try:
-            return _contracted(rows, other, dtype, free, samples, bytes_each)
+            return _contracted(rows, other, dtype, free, samples)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             free = min(free, float(torch.cuda.mem_get_info(rows.device)[0])) / 2
-    return _contracted(rows, other, dtype, free, samples, bytes_each)
+    return _contracted(rows, other, dtype, free, samples)
 
 
-def _contracted(
-    rows: Rows, other: Rows | None, dtype: torch.dtype, free: float, samples: int, bytes_each: int
-) -> Tensor:
+def _contracted(rows: Rows, other: Rows | None, dtype: torch.dtype, free: float, samples: int) -> Tensor:
     layering, partners = rows.layering, None if other is None else matched(rows.layering.groups, other.layering.groups)
     if other is not None and partners is None:
         layering = Layering([], list(rows.names), [], [])
-    plan = cut(layering, dict(zip(rows.names, rows.sizes, strict=True)), samples, rows.num_outputs, bytes_each, free)
+    sizes = dict(zip(rows.names, rows.sizes, strict=True))
+    plan = cut(layering, sizes, samples, rows.num_outputs, rows.dtype.itemsize, free)
     width = rows if other is None else other
     gram = torch.zeros(
         rows.num_samples * rows.num_outputs, width.num_samples * width.num_outputs, dtype=dtype, device=rows.device
@@ -172,8 +170,7 @@ def check_gram(gram: Tensor, rows: Rows, other: Rows | None) -> None:
     pairs = list(zip(gradient, gradient_other, strict=True))
     expected = sum(float(torch.dot(a.flatten(), b.flatten())) for a, b in pairs)
     scale = expected if other is None else _size(gradient) * _size(gradient_other)
-    coarsest = max(torch.finfo(gram.dtype).eps, torch.finfo(rows.dtype).eps)
-    tolerance = 1e-7 if coarsest < _FINE else 1e-3
+    tolerance = _tolerance(gram.dtype, rows.dtype)
     if abs(got - expected) > tolerance * scale:
         raise ArithmeticError(
             f"Expected the Gram matrix to agree with J (J^T u) to {tolerance:g}, but they differ by "
@@ -193,9 +190,13 @@ def check_blocks(blocks: Sequence[Tensor], rows: Rows, start: int, stop: int) ->
     where, u, gradient = _random_product(rows, 0, start, stop, _CHECKED_ROWS)
     products = [block[where - start * rows.num_outputs].T @ u for block in blocks]
     difference = _size([a - b.flatten() for a, b in zip(products, gradient, strict=True)])
-    scale, tolerance = _size(gradient), 1e-7 if torch.finfo(rows.dtype).eps < _FINE else 1e-3
-    if difference > tolerance * scale:
+    if difference > _tolerance(rows.dtype) * _size(gradient):
         raise ArithmeticError(f"the rows of samples {start} .. {stop - 1} differ from automatic differentiation")
+
+
+def _tolerance(*dtypes: torch.dtype) -> float:
+    """How far two ways to the same number may differ, relatively, in the coarsest of some precisions."""
+    return 1e-7 if max(torch.finfo(dtype).eps for dtype in dtypes) < _FINE else 1e-3
 
 
 def _size(parts: Sequence[Tensor]) -> float:

@@ -251,7 +251,7 @@ def _embedding_arguments(
 ) -> dict[str, Any]:
     del norm_type, sparse
     plain = max_norm is None and not scale_grad_by_freq
-    return {"input": input, "weight": weight, "padding_idx": padding_idx, "plain": plain, "rows": weight.shape[0]}
+    return {"input": input, "weight": weight, "padding_idx": padding_idx, "plain": plain}
 
 
 def _embedding_rows(
