@@ -244,8 +244,8 @@ def test_a_function_without_a_name_says_that_its_bound_is_no_proof(data):
     ("arguments", "message"),
     [
         ({"width": 1}, "at least 2"),
-        ({"step_fraction": 0.0}, "`step_fraction` to be a positive"),
-        ({"tolerance": -1.0}, "`tolerance` to be a positive"),
+        ({"step_fraction": 0.0}, "`step_fraction` to be positive"),
+        ({"tolerance": -1.0}, "`tolerance` to be positive"),
         ({"smallest_eigenvalue": -1.0}, "0 or more"),
         ({"activation": "swish"}, "activation among"),
         ({"activation": torch.zeros_like}, "not constant"),

@@ -155,7 +155,7 @@ def test_a_step_that_is_too_long_or_a_singular_jacobian_violates_the_conditions(
 def test_descent_refuses_numbers_out_of_range(arguments):
     with pytest.raises(ValueError, match="finite numbers, 0 or more"):
         overparameterization.smooth_descent_guarantee(*arguments)
-    with pytest.raises(ValueError, match="`learning_rate` to be a positive"):
+    with pytest.raises(ValueError, match="`learning_rate` to be positive"):
         overparameterization.smooth_descent_guarantee(1.0, 1.0, 0.1, 1.0, learning_rate=0.0)
 
 

@@ -59,28 +59,3 @@ def as_steps(steps: Iterable[float] | Tensor) -> list[float]:
             f"Expected `steps` to be integers of at least 0, or infinity, at least one, but got {counts[:10]}."
         )
     return counts
-
-
-def check_positive(name: str, number: float, most: float = math.inf) -> None:
-    """Raise ValueError unless a number is positive, finite, and at most ``most``."""
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf or number > most:
-        upper = "" if math.isinf(most) else f" of at most {most:g}"
-        raise ValueError(f"Expected `{name}` to be a positive finite number{upper}, but got {number!r}.")
-
-
-def check_not_negative(name: str, number: float) -> None:
-    """Raise ValueError unless a number is finite and at least 0."""
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
-        raise ValueError(f"Expected `{name}` to be a finite number of at least 0, but got {number!r}.")
-
-
-def check_count(name: str, number: int) -> None:
-    """Raise ValueError unless a number is an integer of at least 1."""
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"Expected `{name}` to be an integer of at least 1, but got {number!r}.")
-
-
-def check_probability(name: str, number: float) -> None:
-    """Raise ValueError unless a number lies strictly between 0 and 1."""
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1:
-        raise ValueError(f"Expected `{name}`, a probability of failure, strictly between 0 and 1, but got {number!r}.")

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.fine_grained.arguments import as_labels, check_count
+from lightning_bounds.theory.arguments import check_count
+from lightning_bounds.theory.fine_grained.arguments import as_labels
 from lightning_bounds.theory.fine_grained.extremes import largest_eigenvalue
 from lightning_bounds.theory.fine_grained.kernel import relu_gram
 from lightning_bounds.theory.fine_grained.projections import eigenvectors

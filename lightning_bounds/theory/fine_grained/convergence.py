@@ -5,14 +5,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_count, check_not_negative, check_positive, check_probability
 from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Bound, Term
-from lightning_bounds.theory.fine_grained.arguments import (
-    check_count,
-    check_not_negative,
-    check_positive,
-    check_probability,
-)
 from lightning_bounds.theory.fine_grained.complexity import KernelSummary, gram_summary
 from lightning_bounds.theory.fine_grained.conditions import (
     check_factors,

@@ -8,7 +8,7 @@ import math
 
 from torch import Tensor
 
-from lightning_bounds.theory.fine_grained.arguments import check_count, check_probability
+from lightning_bounds.theory.arguments import check_count, check_probability
 from lightning_bounds.theory.gaussian.arc_cosine import relu_neural_covariance
 from lightning_bounds.theory.gaussian.blocks import checked_inputs
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.fine_grained.arguments import check_not_negative, check_positive, check_probability
+from lightning_bounds.theory.arguments import check_not_negative, check_positive, check_probability
 
 
 class LearnabilityBound(NamedTuple):

@@ -3,14 +3,9 @@
 import math
 from collections.abc import Mapping
 
+from lightning_bounds.theory.arguments import check_count, check_not_negative, check_positive, check_probability
 from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Bound, Condition, Term
-from lightning_bounds.theory.fine_grained.arguments import (
-    check_count,
-    check_not_negative,
-    check_positive,
-    check_probability,
-)
 from lightning_bounds.theory.fine_grained.complexity import KernelSummary
 from lightning_bounds.theory.fine_grained.conditions import (
     check_factors,

@@ -8,11 +8,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_positive
 from lightning_bounds.theory.arithmetic import over, power, times
 from lightning_bounds.theory.bound import Bound, Condition, Term, condition
 from lightning_bounds.theory.information_space import assumptions
 from lightning_bounds.theory.information_space.assumptions import width_condition
-from lightning_bounds.theory.information_space.checks import check_positive, rank_deficient
+from lightning_bounds.theory.information_space.checks import rank_deficient
 from lightning_bounds.theory.information_space.early_stopping import StoppingTime, stopping_time
 from lightning_bounds.theory.information_space.kernel import label_rows
 from lightning_bounds.theory.information_space.space import information_space
@@ -92,8 +93,8 @@ def arbitrary_initialization_bound(
     largest_step = over(1, nu * B * norm * nu * B * norm)
     if learning_rate is None:
         learning_rate = largest_step
-    elif not 0 < learning_rate < math.inf:
-        raise ValueError(f"Expected `learning_rate` to be positive and finite, but got {learning_rate}.")
+    else:
+        check_positive("learning_rate", learning_rate)
     cutoff = times(alpha_bar, nu * B * n**0.25 * math.sqrt(norm))
     split = _split(spectrum, rows.flatten(), cutoff, Gamma)
     radius = float(rows.norm()) / math.sqrt(n)  # C_r

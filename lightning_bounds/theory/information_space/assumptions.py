@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_positive, check_probability
 from lightning_bounds.theory.bound import Condition, Term, condition
 from lightning_bounds.theory.gaussian.activations import DerivativeBounds, derivative_bounds
-from lightning_bounds.theory.information_space.checks import check_positive, check_probability
 
 # A12, and the scope of Eq. (3.1) for a single output.
 CAVEATS = (
@@ -77,7 +77,7 @@ def check_parameters(alpha_bar: float, Gamma: float, zeta: float, delta: float) 
         raise ValueError(f"Expected `Gamma` of at least 1, the learning duration, but got {Gamma}.")
     if not 0 < zeta <= 0.5:
         raise ValueError(f"Expected `zeta` in (0, 1/2], the precision, but got {zeta}.")
-    check_probability(delta)
+    check_probability("delta", delta)
 
 
 def width_condition(

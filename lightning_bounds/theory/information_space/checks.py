@@ -1,7 +1,5 @@
 """What the functions of this topic check of their arguments."""
 
-import math
-
 from torch import Tensor
 
 # Singular values up to this share of the largest count as zero, and the pseudo-inverse drops them.
@@ -39,33 +37,3 @@ def rank_deficient(singular_values: Tensor) -> bool:
         True
     """
     return float(singular_values.min()) <= RANK_TOLERANCE * float(singular_values.max())
-
-
-def check_positive(name: str, number: float) -> None:
-    """Raise ValueError unless the number is positive and finite.
-
-    Example:
-        >>> check_positive("Gamma", -1.0)
-        Traceback (most recent call last):
-        ValueError: Expected `Gamma` to be positive and finite, but got -1.0.
-    """
-    if not 0 < number < math.inf:
-        raise ValueError(f"Expected `{name}` to be positive and finite, but got {number}.")
-
-
-def check_nonnegative(name: str, number: float) -> None:
-    """Raise ValueError unless the number is finite, 0 or more.
-
-    Example:
-        >>> check_nonnegative("cutoff", -1.0)
-        Traceback (most recent call last):
-        ValueError: Expected `cutoff` to be finite, 0 or more, but got -1.0.
-    """
-    if not 0 <= number < math.inf:
-        raise ValueError(f"Expected `{name}` to be finite, 0 or more, but got {number}.")
-
-
-def check_probability(delta: float) -> None:
-    """Raise ValueError unless ``delta`` lies in (0, 1)."""
-    if not 0 < delta < 1:
-        raise ValueError(f"Expected `delta` in (0, 1), the probability of failure, but got {delta}.")

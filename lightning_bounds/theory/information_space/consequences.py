@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_positive, check_probability
 from lightning_bounds.theory.arithmetic import over, power, times
 from lightning_bounds.theory.bound import Bound, Condition, Term, condition
 from lightning_bounds.theory.information_space import assumptions
 from lightning_bounds.theory.information_space.assumptions import width_condition
-from lightning_bounds.theory.information_space.checks import check_positive, check_probability
 from lightning_bounds.theory.information_space.kernel import label_rows, neural_spectrum
 from lightning_bounds.theory.information_space.random_initialization import random_initialization
 
@@ -95,7 +95,7 @@ def full_rank_bound(
         >>> full_rank_bound(torch.eye(2), torch.eye(2), activation="identity", delta=0.1).terms["variance"]
         1.4142135623730951
     """
-    check_probability(delta)
+    check_probability("delta", delta)
     check_positive("variance_constant", variance_constant)
     check_positive("chance_constant", chance_constant)
     where = assumptions.setting(inputs, activation)

@@ -10,12 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.information_space.checks import (
-    check_nonnegative,
-    check_positive,
-    checked_coefficients,
-    rank_deficient,
-)
+from lightning_bounds.theory.arguments import check_not_negative, check_positive
+from lightning_bounds.theory.information_space.checks import checked_coefficients, rank_deficient
 
 
 class EarlyStoppingLimits(NamedTuple):
@@ -58,7 +54,7 @@ def early_stopping_value(singular_values: Tensor, coefficients: Tensor, *, cutof
         tensor(1.1180, dtype=torch.float64)
     """
     values, a = checked_coefficients(singular_values, coefficients)
-    check_nonnegative("cutoff", cutoff)
+    check_not_negative("cutoff", cutoff)
     check_positive("Gamma", Gamma)
     if cutoff == 0:
         return torch.full_like(a[0], torch.inf if rank_deficient(values) else 0.0)
@@ -121,7 +117,7 @@ def early_stopping_limits(
         [0.5, 2.236, 2.828, 2.5]
     """
     values, a = checked_coefficients(singular_values, coefficients)
-    check_nonnegative("cutoff", cutoff)
+    check_not_negative("cutoff", cutoff)
     check_positive("Gamma", Gamma)
     inside = values >= cutoff
     information, nuisance = (a * inside).norm(), (a * ~inside).norm()
@@ -155,7 +151,7 @@ def stopping_time(*, cutoff: float, Gamma: float, learning_rate: float) -> Stopp
         >>> stopping_time(cutoff=1.0, Gamma=2.0, learning_rate=0.8)
         StoppingTime(time=2.5, steps=3, effective_gamma=2.4000000000000004)
     """
-    check_nonnegative("cutoff", cutoff)
+    check_not_negative("cutoff", cutoff)
     check_positive("Gamma", Gamma)
     check_positive("learning_rate", learning_rate)
     rate = learning_rate * cutoff * cutoff

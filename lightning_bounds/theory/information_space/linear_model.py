@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.information_space.checks import check_nonnegative
+from lightning_bounds.theory.arguments import check_not_negative
 
 # Singular values of the clean features up to this share of the largest count as zero.
 _RANK_TOLERANCE = 1e-10
@@ -54,8 +54,8 @@ def population_loss(
         PopulationLoss(total=tensor(5., dtype=torch.float64), information=tensor(3.5000, dtype=torch.float64),
                        nuisance=tensor(1.5000, dtype=torch.float64))
     """
-    check_nonnegative("feature_noise", feature_noise)
-    check_nonnegative("label_noise", label_noise)
+    check_not_negative("feature_noise", feature_noise)
+    check_not_negative("label_noise", label_noise)
     w, X, y = (tensor.detach().double() for tensor in (weights, features, clean_labels))
     if X.dim() != 2 or w.dim() not in (1, 2) or w.shape[-1:] != X.shape[1:] or y.shape != X.shape[:1] or not y.numel():
         raise ValueError(

@@ -9,12 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.information_space.checks import (
-    check_nonnegative,
-    check_positive,
-    checked_coefficients,
-    rank_deficient,
-)
+from lightning_bounds.theory.arguments import check_not_negative, check_positive
+from lightning_bounds.theory.information_space.checks import checked_coefficients, rank_deficient
 
 
 def linearized_residual(
@@ -109,7 +105,7 @@ def linearized_distance_bound(
         Oymak et al. 2019, Lemma 6.5, Eq. (6.6).
     """
     values, a = checked_coefficients(singular_values, coefficients)
-    check_nonnegative("cutoff", cutoff)
+    check_not_negative("cutoff", cutoff)
     _check_step(learning_rate, float(values.max()))
     times = _times(steps, a.device)
     inside = values >= cutoff
@@ -146,7 +142,7 @@ def linearized_residual_bound(
         Oymak et al. 2019, Corollary 6.6, Eq. (6.9); at ``t >= T`` the first factor is at most ``e^-Γ``, Eq. (6.10).
     """
     values, a = checked_coefficients(singular_values, coefficients)
-    check_nonnegative("cutoff", cutoff)
+    check_not_negative("cutoff", cutoff)
     _check_step(learning_rate, float(values.max()))
     inside = values >= cutoff
     shrink = _powers(values.new_full((1,), min(cutoff, float(values.max()))), learning_rate, steps)[:, 0]

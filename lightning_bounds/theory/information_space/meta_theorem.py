@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_not_negative, check_positive
 from lightning_bounds.theory.bound import Condition, condition
-from lightning_bounds.theory.information_space.checks import check_nonnegative, check_positive, checked_coefficients
+from lightning_bounds.theory.information_space.checks import checked_coefficients
 from lightning_bounds.theory.information_space.early_stopping import (
     StoppingTime,
     early_stopping_distance,
@@ -91,8 +92,8 @@ def meta_theorem(
         (8, 2.783, True)
     """
     values, a = checked_coefficients(singular_values, coefficients)
-    check_nonnegative("cutoff", cutoff)
-    check_nonnegative("reference_deviation", reference_deviation)
+    check_not_negative("cutoff", cutoff)
+    check_not_negative("reference_deviation", reference_deviation)
     check_positive("spectral_bound", spectral_bound)
     if not 1 <= Gamma < math.inf:
         raise ValueError(f"Expected `Gamma` of at least 1, but got {Gamma}.")
@@ -113,7 +114,7 @@ def meta_theorem(
             "jacobian_deviation", "not given", "<=", allowed, None, note="Eq. (5.11), epsilon on the ball"
         )
     else:
-        check_nonnegative("jacobian_deviation", jacobian_deviation)
+        check_not_negative("jacobian_deviation", jacobian_deviation)
         moved = condition("jacobian_deviation", jacobian_deviation, "<=", allowed, note="Eq. (5.11), epsilon")
     return Tracking(
         stopping=stopping,
@@ -172,7 +173,7 @@ def perturbation_bound(
         "growth": growth,
         "epsilon": epsilon,
     }.items():
-        check_nonnegative(name, number)
+        check_not_negative(name, number)
     if cutoff < math.sqrt(2 * Gamma) * epsilon:  # A11: not sqrt(2 Γ ε)
         return math.inf
     return 2 * growth * (information + Gamma * nuisance) / cutoff**2

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_not_negative, check_positive
 from lightning_bounds.theory.arithmetic import over, power, times
 from lightning_bounds.theory.bound import Bound, Condition, Term, condition
 from lightning_bounds.theory.gaussian import neural_covariance
 from lightning_bounds.theory.information_space import assumptions
 from lightning_bounds.theory.information_space.assumptions import width_condition
-from lightning_bounds.theory.information_space.checks import check_nonnegative, check_positive
 
 
 class MixtureSpectrum(NamedTuple):
@@ -102,7 +102,7 @@ def mixture_perturbation(
         >>> mixture_perturbation(torch.eye(1), sigma=1.0, activation="identity")
         3.414213562373095
     """
-    check_nonnegative("sigma", sigma)
+    check_not_negative("sigma", sigma)
     check_positive("constant", constant)
     where = assumptions.setting(inputs, activation)
     n, d = inputs.shape
@@ -126,8 +126,8 @@ def projector_deviation(perturbation: float, smallest_eigenvalue: float) -> floa
         >>> projector_deviation(0.5, 1.5), projector_deviation(1.5, 1.5)
         (0.5, inf)
     """
-    check_nonnegative("perturbation", perturbation)
-    check_nonnegative("smallest_eigenvalue", smallest_eigenvalue)
+    check_not_negative("perturbation", perturbation)
+    check_not_negative("smallest_eigenvalue", smallest_eigenvalue)
     if perturbation >= smallest_eigenvalue:
         return math.inf
     return perturbation / (smallest_eigenvalue - perturbation)
@@ -187,7 +187,7 @@ def mixture_bound(
     for name, number in {"num_samples": num_samples, "bias_constant": bias_constant}.items():
         check_positive(name, number)
     check_positive("variance_constant", variance_constant)
-    check_nonnegative("sigma", sigma)
+    check_not_negative("sigma", sigma)
     where = assumptions.setting(centers, activation)
     n, K, C, B = num_samples, num_classes, clusters, where.B
     least, _ = _center_eigenvalues(centers, activation)
@@ -245,7 +245,7 @@ def mixture_iterations(center_eigenvalue: float, *, Gamma: float, num_classes: i
         >>> mixture_iterations(0.5, Gamma=2.0, num_classes=3, num_clusters=2)
         144.0
     """
-    check_nonnegative("center_eigenvalue", center_eigenvalue)
+    check_not_negative("center_eigenvalue", center_eigenvalue)
     check_positive("Gamma", Gamma)
     return over(2 * Gamma * num_classes**2 * num_clusters, center_eigenvalue)
 

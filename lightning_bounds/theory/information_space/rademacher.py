@@ -4,8 +4,8 @@ import math
 
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_not_negative, check_positive, check_probability
 from lightning_bounds.theory.bound import Bound, Term
-from lightning_bounds.theory.information_space.checks import check_nonnegative, check_positive, check_probability
 
 # A12 (ii)
 FIXED_CLASS = (
@@ -50,8 +50,8 @@ def rademacher_bound(
         0.30000000000000004
     """
     for name, number in {"nu": nu, "distance": distance, "row_distance": row_distance, "energy": energy}.items():
-        check_nonnegative(name, number)
-    check_nonnegative("output_distance", output_distance)
+        check_not_negative(name, number)
+    check_not_negative("output_distance", output_distance)
     check_positive("B", B)
     check_positive("num_samples", num_samples)
     check_positive("width", width)
@@ -98,7 +98,7 @@ def loss_bound(empirical_loss: float, rademacher: float, *, num_samples: int, de
         >>> round(loss_bound(0.1, 0.05, num_samples=1000, delta=0.1).value, 4)
         0.3638
     """
-    check_nonnegative("empirical_loss", empirical_loss)
+    check_not_negative("empirical_loss", empirical_loss)
     terms = (
         Term("empirical_loss", empirical_loss, "mean loss of the sample"),
         *_complexity(rademacher, num_samples, delta),
@@ -145,7 +145,7 @@ def classification_bound(
         >>> round(classification_bound(3.0, 0.01, num_samples=1000, delta=0.1).value, 4)
         0.4911
     """
-    check_nonnegative("residual_norm", residual_norm)
+    check_not_negative("residual_norm", residual_norm)
     factor = 1.0 if signs else math.sqrt(2) if sharp else 2.0
     fit = Term("fit", residual_norm / math.sqrt(num_samples), "|F - Y|_F / sqrt(n)", "more training")
     terms = [
@@ -163,9 +163,9 @@ def classification_bound(
 
 
 def _complexity(rademacher: float, num_samples: int, delta: float) -> tuple[Term, Term]:
-    check_nonnegative("rademacher", rademacher)
+    check_not_negative("rademacher", rademacher)
     check_positive("num_samples", num_samples)
-    check_probability(delta)
+    check_probability("delta", delta)
     chance = math.sqrt(5 * math.log(2 / delta) / num_samples)
     return (
         Term("complexity", 2 * math.sqrt(2) * rademacher, "2 sqrt(2) R_S", "a shorter way from the initialization"),

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_positive
 from lightning_bounds.theory.arithmetic import over, power, times
 from lightning_bounds.theory.bound import Bound, Condition, Term, condition
 from lightning_bounds.theory.information_space import assumptions
 from lightning_bounds.theory.information_space.assumptions import Setting, width_condition
-from lightning_bounds.theory.information_space.checks import check_positive
 from lightning_bounds.theory.information_space.early_stopping import (
     StoppingTime,
     early_stopping_distance,

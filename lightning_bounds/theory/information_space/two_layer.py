@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_not_negative
 from lightning_bounds.theory.gaussian.activations import activation_function
-from lightning_bounds.theory.information_space.checks import check_nonnegative
 
 
 class JacobianBounds(NamedTuple):
@@ -151,7 +151,7 @@ def hidden_jacobian_bounds(inputs: Tensor, output: Tensor, *, B: float) -> Jacob
         >>> hidden_jacobian_bounds(torch.eye(2), torch.ones(1, 4), B=1.0)
         JacobianBounds(spectral=2.0, row=1.0, entry=1.0)
     """
-    check_nonnegative("B", B)
+    check_not_negative("B", B)
     X, V = _finite("inputs", inputs), _finite("output", output)
     row = B * math.sqrt(len(V)) * float(V.abs().max()) * float(torch.linalg.matrix_norm(X, 2))
     return JacobianBounds(math.sqrt(V.shape[1]) * row, row, row)  # A8
@@ -183,7 +183,7 @@ def joint_jacobian_bounds(
         >>> joint_jacobian_bounds(torch.eye(2), torch.ones(4, 2), torch.ones(1, 4), B=1.0).row
         1.0
     """
-    check_nonnegative("at_zero", at_zero)
+    check_not_negative("at_zero", at_zero)
     X, W, V = _checked(inputs, hidden, output)
     alone = hidden_jacobian_bounds(X, V, B=B)
     norm = float(torch.linalg.matrix_norm(X, 2))
@@ -209,7 +209,7 @@ def joint_jacobian_deviation(
     References:
         Oymak et al. 2019, Theorem B.1.
     """
-    check_nonnegative("B", B)
+    check_not_negative("B", B)
     X, W, V = _checked(inputs, *first)
     _, other_W, other_V = _checked(inputs, *second)
     if W.shape != other_W.shape or V.shape != other_V.shape:

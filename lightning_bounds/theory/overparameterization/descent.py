@@ -2,6 +2,7 @@
 
 import math
 
+from lightning_bounds.theory.arguments import check_positive
 from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.guarantee import Guarantee
@@ -114,8 +115,7 @@ def _check(**numbers: float) -> None:
 def _step(learning_rate: float | None, largest: float) -> float:
     if learning_rate is None:
         return largest
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"Expected `learning_rate` to be a positive finite number, but got {learning_rate}.")
+    check_positive("learning_rate", learning_rate)
     return learning_rate
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_count
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.gaussian.blocks import checked_inputs
 
@@ -52,7 +53,7 @@ def output_weights(labels: Tensor, width: int) -> Tensor:
         tensor([ 0.4472,  0.4472, -0.4472, -0.4472,  0.0000], dtype=torch.float64)
     """
     labels = checked_labels(labels)
-    check_width(width)
+    check_count("width", width, least=2)
     half = width // 2
     size = float(labels.norm()) / math.sqrt(width * len(labels))
     signs = torch.tensor([1.0, -1.0, 0.0]).repeat_interleave(torch.tensor([half, half, width - 2 * half]))
@@ -198,12 +199,6 @@ def checked_labels(labels: Tensor, num_samples: int | None = None) -> Tensor:
             f"but got the norm {float(labels.norm()):.3g}."
         )
     return labels
-
-
-def check_width(width: int) -> None:
-    """Raise ValueError unless the width is an integer of at least 2, which the two signs of ``v`` need."""
-    if isinstance(width, bool) or not isinstance(width, int) or width < 2:
-        raise ValueError(f"Expected `width` to be an integer of at least 2, but got {width!r}.")
 
 
 def spectral_norm(inputs: Tensor) -> float:

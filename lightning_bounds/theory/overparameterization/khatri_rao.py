@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_count
 from lightning_bounds.theory.gaussian.blocks import checked_inputs, tiles
 
 # Rounding of a squared distance that is taken from inner products, and from where on it matters, as parts of the norms.
@@ -54,8 +55,7 @@ def khatri_rao_sigma_min(inputs: Tensor, order: int = 2) -> float:
         (1.0, 0.0)
     """
     inputs = checked_inputs(inputs)
-    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise ValueError(f"Expected `order` to be an integer of at least 1, but got {order!r}.")
+    check_count("order", order)
     n, d = inputs.shape
     if n > math.comb(d + order - 1, order):
         return 0.0

@@ -6,13 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_count
 from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.gaussian import derivative_bounds
 from lightning_bounds.theory.gaussian.activations import Elementwise, activation_function
 from lightning_bounds.theory.gaussian.blocks import checked_inputs
 from lightning_bounds.theory.overparameterization.conditioning import output_eigenvalue
-from lightning_bounds.theory.overparameterization.initialization import check_width, checked_labels, unit_rows
+from lightning_bounds.theory.overparameterization.initialization import checked_labels, unit_rows
 
 
 class Interpolation(NamedTuple):
@@ -108,7 +109,7 @@ def random_feature_guarantee(
         17.042
     """
     inputs = checked_inputs(inputs)
-    check_width(width)
+    check_count("width", width, least=2)
     bounds = derivative_bounds(activation)
     # The theorem needs no second derivative, so ReLU is covered.
     B = max(bounds.first, bounds.at_zero)

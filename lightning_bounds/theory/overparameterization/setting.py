@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import check_count, check_not_negative, check_positive
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.gaussian import derivative_bounds
 from lightning_bounds.theory.gaussian.activations import Elementwise
 from lightning_bounds.theory.gaussian.blocks import checked_inputs
 from lightning_bounds.theory.overparameterization.initialization import (
-    check_width,
     checked_labels,
     spectral_norm,
     unit_rows,
@@ -76,10 +76,9 @@ def setting(inputs: Tensor, labels: Tensor, width: int, step_fraction: float, to
     """
     inputs = checked_inputs(inputs)
     labels = checked_labels(labels, len(inputs))
-    check_width(width)
+    check_count("width", width, least=2)
     for name, value in (("step_fraction", step_fraction), ("tolerance", tolerance)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"Expected `{name}` to be a positive finite number, but got {value}.")
+        check_positive(name, value)
     norm = spectral_norm(inputs)
     if norm == 0:
         raise ValueError("Expected inputs other than zero, but got zeros only.")
@@ -113,6 +112,7 @@ def checked_eigenvalue(eigenvalue: float | None) -> float | None:
     Raises:
         ValueError: If it is negative or not finite.
     """
-    if eigenvalue is not None and not 0 <= eigenvalue < math.inf:
-        raise ValueError(f"Expected `smallest_eigenvalue` to be 0 or more, and finite, but got {eigenvalue}.")
-    return None if eigenvalue is None else float(eigenvalue)
+    if eigenvalue is None:
+        return None
+    check_not_negative("smallest_eigenvalue", eigenvalue)
+    return float(eigenvalue)
