@@ -5,7 +5,6 @@ import copy
 import itertools
 import pickle
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
+from lightning_bounds.jacobian.budget import budget_bytes
 from lightning_bounds.jacobian.forward import Inputs
 from lightning_bounds.jacobian.guard import preserved_rng
 
@@ -76,14 +76,7 @@ class Probe:
     @property
     def memory_bytes(self) -> int:
         """The memory budget in bytes."""
-        units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Z]*)\s*", str(self.memory_budget).upper())
-        size = int(float(match[1]) * units[match[2]]) if match and match[2] in units else 0
-        if size < 1:
-            raise ValueError(
-                f"Expected `memory_budget` in bytes or like '2GB' or '512MiB', but got {self.memory_budget!r}."
-            )
-        return size
+        return budget_bytes(self.memory_budget)
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lightning_bounds.jacobian.budget import budget_bytes
 from lightning_bounds.jacobian.chunk import Chunk, Layering
 from lightning_bounds.jacobian.contraction import mirror
 from lightning_bounds.jacobian.groups import matched
@@ -49,7 +50,7 @@ class Rows(Protocol):
         """Rows of some samples by some parameters, by automatic differentiation alone."""
 
 
-def layered_gram(rows: Rows, other: Rows | None, dtype: torch.dtype, memory_budget: int | None) -> Tensor:
+def layered_gram(rows: Rows, other: Rows | None, dtype: torch.dtype, memory_budget: str | int | None) -> Tensor:
     """``J J^T``, or ``J J'^T`` for the samples of another operator on the same network.
 
     Args:
@@ -64,12 +65,13 @@ def layered_gram(rows: Rows, other: Rows | None, dtype: torch.dtype, memory_budg
     height = rows.num_samples * rows.num_outputs
     width = height if other is None else other.num_samples * other.num_outputs
     taken = height * width * dtype.itemsize
-    free = float("inf") if memory_budget is None else memory_budget - taken
+    budget = float("inf") if memory_budget is None else budget_bytes(memory_budget)
+    free = budget - taken
     samples = rows.num_samples + (other.num_samples if other is not None else 0)
     needed = 2 * samples * rows.num_outputs * rows.dtype.itemsize
     if free < needed:
         raise MemoryError(
-            f"Expected a Gram matrix within {memory_budget:,} bytes, but {height} x {width} entries take "
+            f"Expected a Gram matrix within {budget:,} bytes, but {height} x {width} entries take "
             f"{taken:,} and some of their columns {needed:,}; look at fewer samples or raise "
             "`memory_budget`."
         )

@@ -175,7 +175,7 @@ class JacobianOperator:
     def gram(
         self,
         dtype: torch.dtype = torch.float64,
-        memory_budget: int | None = None,
+        memory_budget: str | int | None = None,
         other: "JacobianOperator | None" = None,
     ) -> Tensor:
         """``J J^T``, the empirical neural tangent kernel, shape ``(n*K, n*K)``, added up in ``dtype``.
@@ -187,8 +187,8 @@ class JacobianOperator:
 
         Args:
             dtype: ``torch.float64``, or ``torch.float32`` with its higher noise floor.
-            memory_budget: Bytes for the result and all that is held on the way to it; with less than fits at once the
-                network is differentiated again for each part. As many as are of use if not given.
+            memory_budget: Bytes, or like ``"2GB"``, for the result and all that is held on the way to it; with less
+                than fits at once the network is differentiated again for each part. No limit if not given.
             other: The same network on other samples, for the cross Gram matrix ``J J'^T``, shape ``(n*K, n'*K)``.
 
         Raises:
@@ -231,12 +231,12 @@ class JacobianOperator:
         plain = sum(sizes[name] for name in self.layering.plain)
         return {"layers": self.shape[1] - plain, "plain": plain}
 
-    def plan(self, rank: int | None = None, memory_budget: int | None = None) -> "Plan":
+    def plan(self, rank: int | None = None, memory_budget: str | int | None = None) -> "Plan":
         """Print and return what each method of finding the spectrum will cost here; a slice of the work is timed once.
 
         Args:
             rank: How many leading singular values are wanted; all if not given.
-            memory_budget: Bytes.
+            memory_budget: Bytes, or like ``"2GB"``.
         """
         from lightning_bounds.jacobian.plan import calibrate, plan
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from lightning_bounds.jacobian.budget import budget_bytes
 from lightning_bounds.jacobian.lanczos import block_width
 from lightning_bounds.jacobian.operator import JacobianOperator
 from lightning_bounds.jacobian.pieces import gram_multiplications, made_columns
@@ -88,7 +89,7 @@ class Plan:
 def plan(
     jacobian: JacobianOperator,
     rank: int | None = None,
-    memory_budget: int | None = None,
+    memory_budget: str | int | None = None,
     dtype: torch.dtype = torch.float64,
     calibration: Calibration | None = None,
 ) -> Plan:
@@ -101,7 +102,7 @@ def plan(
     Args:
         jacobian: The Jacobian.
         rank: How many leading singular values are wanted; all if not given.
-        memory_budget: Bytes; no limit if not given.
+        memory_budget: Bytes, or like ``"2GB"``; no limit if not given.
         dtype: In which a Gram matrix would be added up.
         calibration: Speed, see :func:`calibrate`; without it the seconds are for 1e11 operations per second.
 
@@ -110,6 +111,7 @@ def plan(
         >>> plan(J).method, plan(J, rank=5).costs["gram"].bytes
         ('gram', 115200)
     """
+    memory_budget = None if memory_budget is None else budget_bytes(memory_budget)
     rows, columns = jacobian.shape
     wanted = block_width(rank or 1, min(rows, columns))
     sizes = dict(zip(jacobian.names, jacobian.sizes, strict=True))

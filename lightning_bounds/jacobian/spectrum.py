@@ -21,7 +21,7 @@ def jacobian_spectrum(
     rank: int | None = None,
     method: str = "auto",
     dtype: torch.dtype = torch.float64,
-    memory_budget: int | None = None,
+    memory_budget: str | int | None = None,
     *,
     tolerance: float = 1e-3,
     seed: int = 0,
@@ -43,7 +43,7 @@ def jacobian_spectrum(
         rank: How many leading singular values to find; all ``n*K`` if not given.
         method: See above.
         dtype: In which a Gram matrix is added up.
-        memory_budget: Bytes, without what the network itself takes for a few samples.
+        memory_budget: Bytes, or like ``"2GB"``, without what the network itself takes for a few samples.
         tolerance: Relative error bar of each singular value at which ``"lanczos"`` and ``"randomized"`` stop.
         seed: Of their random vectors; the global generator is not used.
         start: A spectrum of the same network at an earlier step, from whose vectors an iteration starts.
@@ -63,6 +63,7 @@ def jacobian_spectrum(
     """
     _check(jacobian, rank, method, tolerance, start)
     costs = plan(jacobian, rank, memory_budget, dtype)
+    memory_budget = costs.memory_budget
     chosen, reason = (costs.method, costs.reason) if method == "auto" else (method, "asked for")
     if chosen == "gram":
         found = gram_spectrum(jacobian.gram(dtype, memory_budget), rank, row_precision=jacobian.row_precision)

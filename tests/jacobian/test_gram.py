@@ -338,7 +338,7 @@ def test_parameters_without_any_influence_have_a_gram_matrix_of_zeros():
     assert torch.equal(operator.rows(0, 4), torch.zeros(12, 6))
 
 
-@pytest.mark.parametrize("budget", [0, -1, 10, 14**2 * 8, 14**2 * 8 + 100])
+@pytest.mark.parametrize("budget", [10, 14**2 * 8, 14**2 * 8 + 100])
 def test_a_budget_without_room_is_refused_with_the_numbers(budget):
     with pytest.raises(MemoryError, match=rf"within {budget:,} bytes, but 14 x 14 entries take 1,568"):
         operator_of(CASES["mlp"]()).gram(memory_budget=budget)
