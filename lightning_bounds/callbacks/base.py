@@ -49,6 +49,7 @@ class DiagnosticCallback(pl.Callback):
         on_error: What follows when a measurement fails in the middle of a training: ``"warn"`` once, ``"raise"``, or
             ``"disable"`` the callback. Wrong arguments and data always raise, before the first step.
         name: Stands in the place of the topic in all names, so that two callbacks of a kind can be told apart.
+        max_seconds: A look at the Jacobian that is predicted to take longer is an error before the first step.
 
     Raises:
         ValueError: If an argument is not one of those.
@@ -69,13 +70,14 @@ class DiagnosticCallback(pl.Callback):
         batch_fn: BatchFn | None = None,
         on_error: str = "warn",
         name: str | None = None,
+        max_seconds: float | None = None,
     ) -> None:
-        check_arguments(splits, on_error, name)
+        check_arguments(splits, on_error, name, max_seconds)
         self.probe = probe or Probe()
         self.splits = tuple(splits) if splits is not None else None
         self.schedule = schedule or Schedule(every_n_epochs=10)
         self.output_fn, self.batch_fn, self.on_error = output_fn, batch_fn or inputs_and_targets, on_error
-        self.topic = name or type(self).topic
+        self.topic, self.max_seconds = name or type(self).topic, max_seconds
         self._own_shared = self._shared = SharedSnapshots()
         self.reset()
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from torch import nn
 
 
-def check_arguments(splits: Sequence[str] | None, on_error: str, name: str | None) -> None:
+def check_arguments(
+    splits: Sequence[str] | None, on_error: str, name: str | None, max_seconds: float | None = None
+) -> None:
     """Raise ValueError if an argument that all callbacks have is none of those that they know.
 
     Example:
@@ -21,6 +23,8 @@ def check_arguments(splits: Sequence[str] | None, on_error: str, name: str | Non
         raise ValueError(f"Expected `splits` to be different names like ['train', 'val'], but got {splits!r}.")
     if name is not None and not re.fullmatch("[a-z0-9_]+", name):
         raise ValueError(f"Expected `name` of lower-case letters, digits and underscores, but got {name!r}.")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"Expected `max_seconds` above 0, but got {max_seconds!r}.")
 
 
 def check_names(topics: Sequence[str]) -> None:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from lightning_bounds.callbacks.base import DiagnosticCallback
+from lightning_bounds.callbacks.cost import foresee
 from lightning_bounds.callbacks.values import data_name
 from lightning_bounds.jacobian.spectrum import Spectrum, jacobian_spectrum
+from lightning_bounds.lightning import pl
 from lightning_bounds.probe import Probe
 from lightning_bounds.report import spectrum_figure
 from lightning_bounds.snapshot import Snapshot
@@ -75,6 +77,12 @@ class JacobianSpectrum(DiagnosticCallback):
         """Free what a search would start from."""
         self._last = {}
         super().on_fit_end(*arguments)
+
+    def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what a look will cost."""
+        super().check(trainer, pl_module)
+        for probe in self.probes.values():
+            foresee(trainer, self.snapshot(trainer, pl_module, probe), self.rank, self.max_seconds, type(self).__name__)
 
     def measure(self, snapshot: Snapshot) -> dict[str, float | Tensor]:
         """Scalars of the spectrum and the singular values themselves."""

@@ -6,6 +6,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from lightning_bounds.callbacks.base import DiagnosticCallback
+from lightning_bounds.callbacks.cost import foresee
 from lightning_bounds.callbacks.residual_record import ResidualRecord
 from lightning_bounds.callbacks.values import Moment, Table, data_name
 from lightning_bounds.lightning import pl
@@ -130,6 +131,8 @@ class ResidualProjection(DiagnosticCallback):
                     f"Expected `rank` of at most {rows}, samples times outputs of the {split} probe, "
                     f"but got {self.rule['rank']}; look at more samples or lower the rank."
                 )
+            snapshot = self.snapshot(trainer, pl_module, probe)
+            foresee(trainer, snapshot, None, self.max_seconds, type(self).__name__)
 
     def wanted(self, moment: Moment) -> bool:
         """The beginning, and moments at which a basis is taken."""

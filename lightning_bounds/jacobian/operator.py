@@ -101,7 +101,7 @@ class JacobianOperator:
             self.num_outputs, self.coupled = tried_outputs(self._outputs, self.num_samples, mode, self.row_precision)
         self.shape = (self.num_samples * self.num_outputs, sum(self.sizes))
         self._layering: Layering | None = None
-        self._calibration: Calibration | None = None
+        self.calibration: Calibration | None = None
 
     @property
     def T(self) -> "TransposedJacobian":  # noqa: N802 - the name that matrices have
@@ -240,9 +240,7 @@ class JacobianOperator:
         """
         from lightning_bounds.jacobian.plan import calibrate, plan
 
-        if self._calibration is None:
-            self._calibration = calibrate(self)
-        predicted = plan(self, rank, memory_budget, calibration=self._calibration)
+        predicted = plan(self, rank, memory_budget, calibration=calibrate(self))
         print(predicted)  # noqa: T201 - what it is for
         return predicted
 

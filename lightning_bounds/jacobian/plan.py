@@ -140,11 +140,17 @@ def plan(
 
 
 def calibrate(jacobian: JacobianOperator) -> Calibration:
-    """Time the rows of a few samples and one matrix product, together a few tenths of a second.
+    """Time the rows of a few samples and one matrix product, once for an operator, a few tenths of a second.
 
     Raises:
         RuntimeError: Whatever the network raises.
     """
+    if jacobian.calibration is None:
+        jacobian.calibration = _timed(jacobian)
+    return jacobian.calibration
+
+
+def _timed(jacobian: JacobianOperator) -> Calibration:
     jacobian.rows(0, 1)  # pays for what is made once
     samples = min(4, jacobian.num_samples)
     while True:
