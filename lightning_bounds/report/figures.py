@@ -6,21 +6,18 @@ palette of Okabe and Ito, which color-blind readers can tell apart.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lightning_bounds.report.drawing import Curve, check_any, colors, draw_curves, draw_legend, panels_of
 from lightning_bounds.report.histogram import histogram
 from lightning_bounds.report.tables import format_number
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def spectrum_figure(
@@ -49,9 +46,9 @@ def spectrum_figure(
         >>> [panel.get_title("left") for panel in figure.axes]
         ['initial', 'final']
     """
-    with _panels(spectra, title) as (figure, panels):
+    with panels_of(spectra, title) as (figure, panels):
         edges = histogram(torch.cat([torch.zeros(1), *(_finite(values) for values in spectra.values())])).edges
-        for (name, values), panel, color in zip(spectra.items(), panels, _colors(spectra), strict=True):
+        for (name, values), panel, color in zip(spectra.items(), panels, colors(spectra), strict=True):
             panel.stairs(_counts(values, edges), edges.tolist(), fill=True, color=color, baseline=0.5)
             panel.set(yscale="log", xlabel="singular value", xlim=(float(edges[0]), float(edges[-1])))
             panel.set_title(name, loc="left", pad=18)
@@ -94,14 +91,14 @@ def residual_figure(panels: Mapping[str, Mapping[str, Curve]], title: str = "") 
         >>> figure.axes[0].get_yscale(), [line.get_label() for line in figure.axes[0].lines]
         ('log', ['information', 'nuisance'])
     """
-    with _panels(panels, title) as (figure, axes):
+    with panels_of(panels, title) as (figure, axes):
         for (name, curves), panel in zip(panels.items(), axes, strict=True):
-            _draw_curves(panel, curves)
+            draw_curves(panel, curves)
             panel.set_yscale("log", nonpositive="mask")
             panel.set_xlabel("epoch")
             panel.set_title(name, loc="left")
         axes[0].set_ylabel(r"residual energy  $\|\Pi\, r_t\|^2 / \|r_0\|^2$")
-        _legend(figure, axes)
+        draw_legend(figure, axes)
     return figure
 
 
@@ -126,15 +123,15 @@ def error_figure(curves: Mapping[str, Curve], title: str = "") -> "Figure":
         >>> figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
         ('epoch', 'misclassification error')
     """
-    _check_any(curves)
-    with _panels([""], title) as (figure, (panel,)):
+    check_any(curves)
+    with panels_of([""], title) as (figure, (panel,)):
         from matplotlib.ticker import PercentFormatter
 
-        _draw_curves(panel, curves)
+        draw_curves(panel, curves)
         panel.set(xlabel="epoch", ylabel="misclassification error")
         panel.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
         panel.set_ylim(bottom=0.0)
-        _legend(figure, [panel])
+        draw_legend(figure, [panel])
     return figure
 
 
@@ -157,9 +154,9 @@ def margin_figure(margins: Mapping[str, Tensor], title: str = "") -> "Figure":
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['initial (50.0% negative)', 'final (0.0% negative)']
     """
-    with _panels([""] if margins else [], title) as (figure, (panel,)):
+    with panels_of([""] if margins else [], title) as (figure, (panel,)):
         edges = histogram(torch.cat([_finite(values) for values in margins.values()]), bins=40).edges
-        for (name, values), color in zip(margins.items(), _colors(margins), strict=True):
+        for (name, values), color in zip(margins.items(), colors(margins), strict=True):
             finite = _finite(values)
             share = [count / max(len(finite), 1) for count in _counts(values, edges)]
             negative = f"{name} ({float((finite < 0).sum()) / max(len(finite), 1):.1%} negative)"
@@ -168,7 +165,7 @@ def margin_figure(margins: Mapping[str, Tensor], title: str = "") -> "Figure":
         panel.axvline(0.0, color="black", linewidth=1.2)
         panel.set(xlabel="margin", ylabel="share of samples")
         panel.set_ylim(bottom=0.0)
-        _legend(figure, [panel])
+        draw_legend(figure, [panel])
     return figure
 
 
@@ -197,11 +194,11 @@ def trajectory_figure(
         >>> figure.axes[0].get_yscale()
         'log'
     """
-    _check_any(curves)
+    check_any(curves)
     radii = {name: radius for name, radius in (limits or {}).items() if math.isfinite(radius)}
-    with _panels([""], title) as (figure, (panel,)):
-        _draw_curves(panel, curves)
-        for (name, radius), color in zip(radii.items(), _colors([*curves, *radii])[len(curves) :], strict=True):
+    with panels_of([""], title) as (figure, (panel,)):
+        draw_curves(panel, curves)
+        for (name, radius), color in zip(radii.items(), colors([*curves, *radii])[len(curves) :], strict=True):
             label = f"{name} ({format_number(radius)})"
             panel.axhline(radius, color=color, linestyle="--", linewidth=1.6, label=label)
         longest = max((value for _, values in curves.values() for value in values), default=0.0)
@@ -210,77 +207,8 @@ def trajectory_figure(
         else:
             panel.set_ylim(bottom=0.0)
         panel.set(xlabel="step", ylabel="length in weight space")
-        _legend(figure, [panel])
+        draw_legend(figure, [panel])
     return figure
-
-
-@contextmanager
-def _panels(names: Iterable[str], title: str) -> "Iterator[tuple[Figure, list[Axes]]]":
-    """A figure with one panel per name and shared axes, in our style, laid out when the caller has drawn."""
-    try:
-        from matplotlib import style
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "Expected matplotlib, which draws the figures, but it is not installed; "
-            "do `pip install 'lightning-bounds[experiments]'`."
-        ) from error
-    count = len(list(names))
-    _check_any(range(count))
-    look = {
-        "figure.dpi": 100,
-        "font.size": 10,
-        "axes.titlesize": 11,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "0.9",
-        "lines.linewidth": 1.8,
-        "lines.markersize": 4,
-        "legend.frameon": False,
-        "figure.constrained_layout.h_pad": 0.08,
-        "figure.constrained_layout.w_pad": 0.08,
-        "figure.constrained_layout.wspace": 0.03,
-    }
-    with style.context(["default", look]):
-        figure = Figure(figsize=(6.4, 4.2) if count == 1 else (4.8 * count, 4.2), layout="constrained")
-        if title:
-            figure.suptitle(title, fontsize=12, fontweight="bold")
-        panels = list(figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0])
-        for panel in panels:
-            panel.tick_params(which="both", labelsize=9)
-        yield figure, panels
-        # Ticks take their style when a layout first needs them, so the layout is settled in here, once and for all.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-
-
-def _draw_curves(panel: "Axes", curves: Mapping[str, Curve]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for (name, (times, values)), color in zip(curves.items(), _colors(curves), strict=True):
-        if len(times) != len(values):
-            raise ValueError(
-                f"Expected one value per epoch or step in curve {name!r}, but got {len(values)} for {len(times)}."
-            )
-        marker = "o" if len(times) <= 30 else ""
-        panel.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-        panel.plot(times, values, color=color, marker=marker, linestyle="--" if name == "total" else "-", label=name)
-
-
-def _legend(figure: "Figure", panels: "Sequence[Axes]") -> None:
-    # Below the panels, where it can cover no curve; equal curves of several panels are named once.
-    handles = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
-    # About 15 characters fit an inch, and a label's line and gap take the place of 8.
-    columns = int(15 * figure.get_figwidth() / (8 + max(map(len, handles), default=0)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(columns, 1))
-
-
-def _colors(names: Iterable[str]) -> list[str]:
-    fixed = {"information": "#0072B2", "nuisance": "#D55E00", "total": "#000000"}
-    palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-    return [fixed.get(name, palette[i % len(palette)]) for i, name in enumerate(names)]
 
 
 def _finite(values: Tensor) -> Tensor:
@@ -290,8 +218,3 @@ def _finite(values: Tensor) -> Tensor:
 
 def _counts(values: Tensor, edges: Tensor) -> list[int]:
     return torch.histogram(_finite(values), edges).hist.long().tolist()
-
-
-def _check_any(given: Iterable[object]) -> None:
-    if not list(given):
-        raise ValueError("Expected something to draw, but got an empty mapping; pass at least one named entry.")
