@@ -5,6 +5,7 @@ python scripts/train.py callbacks=none logger=csv
 python scripts/train.py -m data.label_noise=0,0.25,0.5
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ def main(config: DictConfig) -> None:
     # Hydra has put its own files into the run folder, which is new; and Lightning 2.6 asks torch in an old way.
     warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    # Matplotlib tells of each mathematical font that is not installed, and takes its own.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = instantiate(config.data, _convert_="all")
     datamodule.setup("fit")
@@ -54,6 +57,8 @@ def main(config: DictConfig) -> None:
 def summarize(trainer: pl.Trainer, callbacks: Sequence[pl.Callback], memory: MemoryLogger, num_flips: int) -> str:
     """Log the table of ratios and errors and the figure of the errors; the table as text."""
     measured = [record for record in memory.records if "test/error" in record]
+    if not measured:
+        return loss_table(memory)
     # The first was measured before training, the others after each epoch that Lightning counts from 0.
     epochs = [0.0, *(record["epoch"] + 1 for record in measured[1:])]
     columns, rows = summary_table(callbacks, measured[0], measured[-1], num_flips)
@@ -69,6 +74,14 @@ def summarize(trainer: pl.Trainer, callbacks: Sequence[pl.Callback], memory: Mem
     log_table(trainer.loggers, "summary/alignment_and_errors", columns, rows, max(trainer.global_step - 1, 0))
     log_figures(trainer.loggers, {"summary/errors": figure}, max(trainer.global_step - 1, 0))
     return text_table("Labels and initial residual seen from the Jacobian of the training data", columns, rows)
+
+
+def loss_table(memory: MemoryLogger) -> str:
+    """Losses before and after training, for real targets, which have no errors."""
+    splits = ("train", "test")
+    ends = [[r[f"{split}/loss"] for r in memory.records if f"{split}/loss" in r] for split in splits]
+    rows = [[name, *(found[place] if found else "" for found in ends)] for name, place in (("first", 0), ("last", -1))]
+    return text_table("Losses", ["measured", *(f"{split} loss" for split in splits)], rows)
 
 
 def summary_table(

@@ -18,7 +18,7 @@ ORDER = [
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 STANDARD = {
     "collections", "contextlib", "copy", "dataclasses", "difflib", "fnmatch", "functools", "itertools", "math",
-    "operator", "random", "time", "types", "typing", "warnings", "weakref",
+    "operator", "random", "re", "time", "types", "typing", "warnings", "weakref",
 }  # fmt: skip
 
 

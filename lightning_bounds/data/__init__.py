@@ -1,6 +1,7 @@
-"""Image data sets, their preparation and label noise, as a Lightning data module."""
+"""Images, mixtures and functions as data, their preparation and label noise, as a Lightning data module."""
 
 from lightning_bounds.data.image_data import ImageData
 from lightning_bounds.data.module import ImageDataModule
+from lightning_bounds.data.regression import RegressionData, RegressionDataModule
 
-__all__ = ["ImageData", "ImageDataModule"]
+__all__ = ["ImageData", "ImageDataModule", "RegressionData", "RegressionDataModule"]

@@ -1,0 +1,1 @@
+"""What `scripts/inspect_data.py` is made of."""
