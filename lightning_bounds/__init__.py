@@ -1,6 +1,12 @@
 """PyTorch Lightning callbacks that show, during any training, what theory says about why the network generalizes."""
 
-from lightning_bounds.callbacks import JacobianSpectrum, MarginMonitor, ResidualProjection, TrajectoryMonitor
+from lightning_bounds.callbacks import (
+    GeneralizationBound,
+    JacobianSpectrum,
+    MarginMonitor,
+    ResidualProjection,
+    TrajectoryMonitor,
+)
 from lightning_bounds.jacobian import JacobianOperator, Spectrum, jacobian_spectrum
 from lightning_bounds.probe import Probe
 from lightning_bounds.schedule import Schedule
@@ -8,6 +14,7 @@ from lightning_bounds.snapshot import Snapshot
 from lightning_bounds.theory.information_space import InformationSpace
 
 __all__ = [
+    "GeneralizationBound",
     "InformationSpace",
     "JacobianOperator",
     "JacobianSpectrum",

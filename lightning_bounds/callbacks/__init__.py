@@ -1,9 +1,17 @@
 """The callbacks: each measures one topic during training and never changes it."""
 
 from lightning_bounds.callbacks.base import DiagnosticCallback
+from lightning_bounds.callbacks.generalization_bound import GeneralizationBound
 from lightning_bounds.callbacks.jacobian_spectrum import JacobianSpectrum
 from lightning_bounds.callbacks.margins import MarginMonitor
 from lightning_bounds.callbacks.residual_projection import ResidualProjection
 from lightning_bounds.callbacks.trajectory import TrajectoryMonitor
 
-__all__ = ["DiagnosticCallback", "JacobianSpectrum", "MarginMonitor", "ResidualProjection", "TrajectoryMonitor"]
+__all__ = [
+    "DiagnosticCallback",
+    "GeneralizationBound",
+    "JacobianSpectrum",
+    "MarginMonitor",
+    "ResidualProjection",
+    "TrajectoryMonitor",
+]
