@@ -35,7 +35,7 @@ def serve(
         baseline = resident_bytes()
         connection.send(("ready", {}))
         for command in iter(connection.recv, "stop"):
-            _reset_peak()
+            reset_peak()
             begin = time.perf_counter()
             result = run()
             answer = {"seconds": time.perf_counter() - begin, "peak_bytes": max(0, peak_bytes() - baseline)}
@@ -63,7 +63,7 @@ def resident_bytes(pid: int | None = None) -> int:
 
 
 def peak_bytes() -> int:
-    """The largest resident memory of this process since :func:`_reset_peak`, or since its start."""
+    """The largest resident memory of this process since :func:`reset_peak`, or since its start."""
     import resource
 
     for line in _lines("/proc/self/status"):
@@ -88,7 +88,8 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
+    """Let :func:`peak_bytes` start anew from what is held now."""
     # Where this is not allowed, the peak of the first run, which comes before any judging, stays the peak of all.
     try:
         Path("/proc/self/clear_refs").write_text("5")
