@@ -1,6 +1,7 @@
 """PyTorch Lightning callbacks that show, during any training, what theory says about why the network generalizes."""
 
 from lightning_bounds.callbacks import (
+    BatchNormMargin,
     GeneralizationBound,
     JacobianSpectrum,
     MarginMonitor,
@@ -14,6 +15,7 @@ from lightning_bounds.snapshot import Snapshot
 from lightning_bounds.theory.information_space import InformationSpace
 
 __all__ = [
+    "BatchNormMargin",
     "GeneralizationBound",
     "InformationSpace",
     "JacobianOperator",

@@ -1,8 +1,18 @@
 """The papers' networks and losses as plain torch, and one LightningModule that trains any network."""
 
+from lightning_bounds.models.batch_norm_network import BatchNormNetwork, TrainingSetStatistics
 from lightning_bounds.models.loss import cross_entropy, least_squares, logistic
 from lightning_bounds.models.resnet import ResNet20
 from lightning_bounds.models.supervised import Supervised
 from lightning_bounds.models.two_layer import TwoLayerNetwork
 
-__all__ = ["ResNet20", "Supervised", "TwoLayerNetwork", "cross_entropy", "least_squares", "logistic"]
+__all__ = [
+    "BatchNormNetwork",
+    "ResNet20",
+    "Supervised",
+    "TrainingSetStatistics",
+    "TwoLayerNetwork",
+    "cross_entropy",
+    "least_squares",
+    "logistic",
+]

@@ -77,5 +77,5 @@ def test_every_option_is_reached_from_the_command_line(datamodule):
 
 def test_configurations_are_those_of_this_test():
     assert {path.stem for path in (CONF / "data").glob("*.yaml")} == {
-        "digits", "mnist", "fashion_mnist", "mnist5000", "cifar10",
+        "digits", "mnist", "fashion_mnist", "mnist5000", "cifar10", "mixture", "linear_model", "sphere", "dyadic",
     }  # fmt: skip

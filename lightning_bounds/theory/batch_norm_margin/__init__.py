@@ -35,6 +35,7 @@ from lightning_bounds.theory.batch_norm_margin.guarantee import (
     sgd_guarantee,
     steps_to_error,
 )
+from lightning_bounds.theory.batch_norm_margin.hard_margin import MaxMargin, linear_max_margin, max_margin
 from lightning_bounds.theory.batch_norm_margin.margins import (
     LayerMargins,
     MaximalLayerMargins,
@@ -44,7 +45,6 @@ from lightning_bounds.theory.batch_norm_margin.margins import (
     network_margin,
     tangent_margins,
 )
-from lightning_bounds.theory.batch_norm_margin.max_margin import MaxMargin, linear_max_margin, max_margin
 from lightning_bounds.theory.batch_norm_margin.network import (
     Derivatives,
     Weights,

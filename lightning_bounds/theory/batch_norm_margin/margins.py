@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lightning_bounds.theory.batch_norm_margin.arguments import as_directions, as_inputs, as_signs, as_units
-from lightning_bounds.theory.batch_norm_margin.max_margin import max_margin
+from lightning_bounds.theory.batch_norm_margin.hard_margin import max_margin
 from lightning_bounds.theory.batch_norm_margin.network import Weights, network_outputs, pre_activations
 from lightning_bounds.theory.batch_norm_margin.normalization import Statistics, normalization, whole_set_statistics
 
