@@ -5,6 +5,7 @@ from lightning_bounds.callbacks import (
     GeneralizationBound,
     JacobianSpectrum,
     MarginMonitor,
+    NearlyLinear,
     ResidualProjection,
     TrajectoryMonitor,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "JacobianOperator",
     "JacobianSpectrum",
     "MarginMonitor",
+    "NearlyLinear",
     "Probe",
     "ResidualProjection",
     "Schedule",
