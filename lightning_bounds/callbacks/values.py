@@ -78,3 +78,13 @@ def status_of(error: Exception | None) -> int:
 def data_name(split: str) -> str:
     """What a split is called in figures."""
     return {"train": "training data", "val": "validation data"}[split]
+
+
+def metric_name(name: str) -> str:
+    """A parameter's name in the characters of metric names.
+
+    Example:
+        >>> metric_name("encoder.0.Conv-1.weight")
+        'encoder_0_conv_1_weight'
+    """
+    return "".join(character if character.isalnum() and character.isascii() else "_" for character in name).lower()

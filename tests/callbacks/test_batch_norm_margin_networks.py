@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from training_trace import Trace, differences
 
 from lightning_bounds import Probe, Schedule
-from lightning_bounds.callbacks.batch_norm_layers import NormalizedLayer, movement, observe_layers
 from lightning_bounds.callbacks.batch_norm_margin import BatchNormMargin
+from lightning_bounds.callbacks.batch_norm_margin.layers import NormalizedLayer, movement, observe_layers
 from lightning_bounds.lightning import pl
 from lightning_bounds.models.resnet import ResNet20
 from lightning_bounds.models.supervised import Supervised

@@ -13,8 +13,8 @@ from torch import nn
 from training_trace import Trace, differences
 
 from lightning_bounds import Probe, Schedule
-from lightning_bounds.callbacks.bound_settings import BOUNDS
 from lightning_bounds.callbacks.generalization_bound import GeneralizationBound
+from lightning_bounds.callbacks.generalization_bound.settings import BOUNDS
 from lightning_bounds.lightning import pl
 from lightning_bounds.models import Supervised
 from lightning_bounds.report import JSONLLogger, MemoryLogger, read_jsonl

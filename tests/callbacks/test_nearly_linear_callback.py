@@ -16,7 +16,7 @@ from training_trace import Trace, differences
 
 from lightning_bounds import Schedule
 from lightning_bounds.callbacks.nearly_linear import NearlyLinear
-from lightning_bounds.callbacks.nearly_linear_conditions import leaky_layers
+from lightning_bounds.callbacks.nearly_linear.conditions import leaky_layers
 from lightning_bounds.lightning import pl
 from lightning_bounds.models import Supervised
 from lightning_bounds.models.nearly_linear import LeakyNetwork

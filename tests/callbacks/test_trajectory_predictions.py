@@ -13,7 +13,7 @@ from training_trace import differences
 from wide_training import column, descend, last, monitor, sphere, two_layer
 
 from lightning_bounds import JacobianSpectrum, Probe, Schedule, TrajectoryMonitor
-from lightning_bounds.callbacks.predictions import Prediction, fine_grained_spectrum
+from lightning_bounds.callbacks.trajectory.predictions import Prediction, fine_grained_spectrum
 from lightning_bounds.jacobian import JacobianOperator
 from lightning_bounds.lightning import pl
 from lightning_bounds.models import Supervised

@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from lightning_bounds.callbacks.base import DiagnosticCallback
-from lightning_bounds.callbacks.batch_norm_conditions import (
+from lightning_bounds.callbacks.batch_norm_margin.conditions import (
     condition_rows,
     data_conditions,
     network_conditions,
     training_conditions,
     training_of,
 )
-from lightning_bounds.callbacks.batch_norm_layers import Observation, layer_values, movement, observe_layers
-from lightning_bounds.callbacks.batch_norm_shallow import (
+from lightning_bounds.callbacks.batch_norm_margin.layers import Observation, layer_values, movement, observe_layers
+from lightning_bounds.callbacks.batch_norm_margin.shallow import (
     Best,
     Shallow,
     bound_rows,
@@ -28,8 +28,7 @@ from lightning_bounds.callbacks.batch_norm_shallow import (
     unseen_outputs,
     whole_set_network,
 )
-from lightning_bounds.callbacks.trajectory import metric_name
-from lightning_bounds.callbacks.values import Table
+from lightning_bounds.callbacks.values import Table, metric_name
 from lightning_bounds.jacobian.forward import OutputFn
 from lightning_bounds.lightning import pl
 from lightning_bounds.probe import BatchFn, Probe

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_bounds.callbacks.base import DiagnosticCallback
-from lightning_bounds.callbacks.dynamics import TrainingDynamics
-from lightning_bounds.callbacks.theorems import Settings
-from lightning_bounds.callbacks.values import Table
+from lightning_bounds.callbacks.trajectory.dynamics import TrainingDynamics
+from lightning_bounds.callbacks.trajectory.theorems import Settings
+from lightning_bounds.callbacks.values import Table, metric_name
 from lightning_bounds.jacobian.forward import OutputFn
 from lightning_bounds.jacobian.parameters import selected_parameters
 from lightning_bounds.lightning import pl
@@ -248,16 +248,6 @@ def _weights(pl_module: pl.LightningModule) -> dict[str, Tensor]:
     """All weights by the names that :func:`selected_parameters` gives them, without torch.compile's wrapper."""
     named = pl_module.named_parameters()
     return {".".join(part for part in name.split(".") if part != "_orig_mod"): weight for name, weight in named}
-
-
-def metric_name(name: str) -> str:
-    """A parameter's name in the characters of metric names.
-
-    Example:
-        >>> metric_name("encoder.0.Conv-1.weight")
-        'encoder_0_conv_1_weight'
-    """
-    return "".join(character if character.isalnum() and character.isascii() else "_" for character in name).lower()
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_bounds.callbacks.batch_norm_conditions import Training
-from lightning_bounds.callbacks.batch_norm_layers import Observation, WholeSetNetwork, effective_rows
+from lightning_bounds.callbacks.batch_norm_margin.conditions import Training
+from lightning_bounds.callbacks.batch_norm_margin.layers import Observation, WholeSetNetwork, effective_rows
 from lightning_bounds.jacobian.forward import prepared
 from lightning_bounds.jacobian.guard import full_precision
 from lightning_bounds.theory.batch_norm_margin.conditions import run_conditions

@@ -10,23 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightning_bounds.callbacks import fine_grained_bounds, information_space_bounds
+from lightning_bounds.callbacks.generalization_bound import fine_grained, information_space
 from lightning_bounds.theory.bound import Bound, Condition, condition
 
 # Of the samples and the initial weights: computed once.
 BOUNDS_OF_DATA: dict[str, Callable[..., Bound]] = {
-    "fine_grained": fine_grained_bounds.generalization_bound,
-    "information_space_random_initialization": information_space_bounds.random_initialization,
-    "information_space_simplified_random_initialization": information_space_bounds.simplified_random_initialization,
-    "information_space_full_rank": information_space_bounds.full_rank,
-    "information_space_arbitrary_initialization": information_space_bounds.arbitrary_initialization,
-    "information_space_mixture": information_space_bounds.mixture,
+    "fine_grained": fine_grained.generalization_bound,
+    "information_space_random_initialization": information_space.random_initialization,
+    "information_space_simplified_random_initialization": information_space.simplified_random_initialization,
+    "information_space_full_rank": information_space.full_rank,
+    "information_space_arbitrary_initialization": information_space.arbitrary_initialization,
+    "information_space_mixture": information_space.mixture,
 }
 # Of the network as it is now: computed at every measurement.
 BOUNDS_OF_NETWORK: dict[str, Callable[..., Bound]] = {
-    "fine_grained_certificate": fine_grained_bounds.certificate,
-    "information_space_classification": information_space_bounds.classification,
-    "information_space_loss": information_space_bounds.loss,
+    "fine_grained_certificate": fine_grained.certificate,
+    "information_space_classification": information_space.classification,
+    "information_space_loss": information_space.loss,
 }
 BOUNDS = {**BOUNDS_OF_DATA, **BOUNDS_OF_NETWORK}
 

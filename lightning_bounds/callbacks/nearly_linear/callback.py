@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_bounds.callbacks.base import DiagnosticCallback
-from lightning_bounds.callbacks.nearly_linear_bounds import (
+from lightning_bounds.callbacks.nearly_linear.bounds import (
     Theorem,
     bounds_table,
     check_outputs,
@@ -17,8 +17,8 @@ from lightning_bounds.callbacks.nearly_linear_bounds import (
     run_figures,
     samples_of,
 )
-from lightning_bounds.callbacks.nearly_linear_companions import Companions, loss_gradient
-from lightning_bounds.callbacks.nearly_linear_conditions import (
+from lightning_bounds.callbacks.nearly_linear.companions import Companions, loss_gradient
+from lightning_bounds.callbacks.nearly_linear.conditions import (
     Setting,
     is_plain,
     leaky_layers,
@@ -26,8 +26,7 @@ from lightning_bounds.callbacks.nearly_linear_conditions import (
     setting_of,
     shown,
 )
-from lightning_bounds.callbacks.trajectory import metric_name
-from lightning_bounds.callbacks.values import Table
+from lightning_bounds.callbacks.values import Table, metric_name
 from lightning_bounds.lightning import pl
 from lightning_bounds.probe import Probe
 from lightning_bounds.theory.arguments import check_count, check_positive, check_probability

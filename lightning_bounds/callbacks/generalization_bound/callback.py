@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 from lightning_bounds.callbacks.base import DiagnosticCallback
-from lightning_bounds.callbacks.bound_settings import BOUNDS, BOUNDS_OF_DATA, at_step, checked_settings
-from lightning_bounds.callbacks.observed_training import TwoLayerWeights, observed_training, two_layer_weights
+from lightning_bounds.callbacks.generalization_bound.observed_training import (
+    TwoLayerWeights,
+    observed_training,
+    two_layer_weights,
+)
+from lightning_bounds.callbacks.generalization_bound.settings import BOUNDS, BOUNDS_OF_DATA, at_step, checked_settings
 from lightning_bounds.callbacks.values import Table
 from lightning_bounds.jacobian.forward import OutputFn
 from lightning_bounds.lightning import pl

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_bounds.callbacks.batch_norm_layers import BATCH_NORMS, Observation, WholeSetNetwork, plain_name
+from lightning_bounds.callbacks.batch_norm_margin.layers import BATCH_NORMS, Observation, WholeSetNetwork, plain_name
 from lightning_bounds.lightning import pl
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.labels import label_matrix

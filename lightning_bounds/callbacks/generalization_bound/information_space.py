@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_bounds.callbacks.observed_training import ObservedTraining
+from lightning_bounds.callbacks.generalization_bound.observed_training import ObservedTraining
 from lightning_bounds.jacobian.spectrum import gram_spectrum
 from lightning_bounds.theory import information_space
 from lightning_bounds.theory.arguments import check_not_negative

@@ -6,15 +6,15 @@ from typing import Any
 from torch import Tensor
 
 from lightning_bounds.callbacks.descent import Descent, check_least_squares, learning_rate, training_descent
-from lightning_bounds.callbacks.envelopes import Envelope
-from lightning_bounds.callbacks.predictions import (
+from lightning_bounds.callbacks.trajectory.envelopes import Envelope
+from lightning_bounds.callbacks.trajectory.predictions import (
     PREDICTIONS,
     Prediction,
     kernel_values,
     made_predictions,
     prediction_values,
 )
-from lightning_bounds.callbacks.theorems import Settings, Start, checked_guarantees, made_envelopes
+from lightning_bounds.callbacks.trajectory.theorems import Settings, Start, checked_guarantees, made_envelopes
 from lightning_bounds.callbacks.two_layer import find_two_layer
 from lightning_bounds.callbacks.values import Table
 from lightning_bounds.jacobian.spectrum import gram_spectrum

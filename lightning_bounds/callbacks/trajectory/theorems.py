@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_bounds.callbacks.descent import Descent
-from lightning_bounds.callbacks.envelopes import Envelope
+from lightning_bounds.callbacks.trajectory.envelopes import Envelope
 from lightning_bounds.callbacks.two_layer import TwoLayer, flat_inputs
 from lightning_bounds.jacobian.spectrum import Spectrum
 from lightning_bounds.snapshot import Snapshot

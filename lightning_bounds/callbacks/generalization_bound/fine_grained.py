@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lightning_bounds.callbacks.observed_training import ObservedTraining
+from lightning_bounds.callbacks.generalization_bound.observed_training import ObservedTraining
 from lightning_bounds.theory import fine_grained
 from lightning_bounds.theory.bound import Bound, Condition, condition
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_bounds.callbacks.nearly_linear_companions import Companions
-from lightning_bounds.callbacks.nearly_linear_conditions import Setting
+from lightning_bounds.callbacks.nearly_linear.companions import Companions
+from lightning_bounds.callbacks.nearly_linear.conditions import Setting
 from lightning_bounds.callbacks.values import Table
 from lightning_bounds.report import error_figure, trajectory_figure
 from lightning_bounds.snapshot import Snapshot
