@@ -12,6 +12,7 @@ from lightning_bounds.report.histogram import Histogram, histogram
 from lightning_bounds.report.jsonl import JSONLLogger, read_jsonl
 from lightning_bounds.report.loggers import log_figures, log_record, log_table
 from lightning_bounds.report.memory import MemoryLogger
+from lightning_bounds.report.scan_figures import heat_map_figure
 from lightning_bounds.report.tables import format_number, text_table
 from lightning_bounds.report.trajectory_figures import dynamics_figure
 
@@ -23,6 +24,7 @@ __all__ = [
     "eigenvalue_figure",
     "error_figure",
     "format_number",
+    "heat_map_figure",
     "histogram",
     "label_energy_figure",
     "log_figures",

@@ -1,5 +1,6 @@
 """Nearly-linear networks: a bound on the error that is known before the training, and how close to it one comes."""
 
+from lightning_bounds.theory.nearly_linear.aligned import aligned_margin_risk
 from lightning_bounds.theory.nearly_linear.apriori import apriori_bound
 from lightning_bounds.theory.nearly_linear.corrected import DerivativeNorms, corrected_derivative_norms
 from lightning_bounds.theory.nearly_linear.deviation import counting_term, deviation_bound, deviation_factor
@@ -40,6 +41,7 @@ __all__ = [
     "Risks",
     "Scan",
     "Whitening",
+    "aligned_margin_risk",
     "apriori_bound",
     "apriori_scan",
     "blow_up_time",
