@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_bounds.jacobian.scratch import Scratch
-from lightning_bounds.jacobian.separation import separated
+from lightning_bounds.jacobian.separation import Separated, separated
 
 # Below this size products above the diagonal are not left out.
 _LEAF = 64
@@ -54,19 +54,19 @@ def add_rows(gram: Tensor, rows: Tensor, other: Tensor | None, work_bytes: int, 
         if other is not None:
             gram.addmm_(block, _converted(other[:, first : first + width], gram, "other rows", scratch).T)
             continue
-        _add_lower(gram, block)
+        _add_lower(gram, block, block)
 
 
-def _add_lower(gram: Tensor, block: Tensor) -> None:
-    """Add ``B B^T`` on and below the diagonal, by halves, so that most of it is done in large products."""
+def _add_lower(gram: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``A B^T`` on and below the diagonal, by halves, so that most of it is done in large products."""
     size = gram.shape[0]
     if size <= _LEAF:
-        gram.addmm_(block, block.T)
+        gram.addmm_(left, right.T)
         return
     half = -(-size // 32) * 16  # about a half, and a multiple of what processors take at once
-    gram[half:, :half].addmm_(block[half:], block[:half].T)
-    _add_lower(gram[:half, :half], block[:half])
-    _add_lower(gram[half:, half:], block[half:])
+    gram[half:, :half].addmm_(left[half:], right[:half].T)
+    _add_lower(gram[:half, :half], left[:half], right[:half])
+    _add_lower(gram[half:, half:], left[half:], right[half:])
 
 
 def _converted(block: Tensor, like: Tensor, purpose: str, scratch: Scratch) -> Tensor:
@@ -84,6 +84,9 @@ def add_pairs(gram: Tensor, pairs: Pairs, other: Pairs | None, work_bytes: int, 
         scratch: Where those are put.
     """
     outputs, factors = pairs.left.shape[0], separated(pairs.left) if other is None else None
+    if factors is not None and pairs.places == 1:
+        _add_separated(gram, factors, pairs, work_bytes, scratch)
+        return
     if factors is not None:
         pairs = pairs._replace(left=factors.base[None], weights=factors.weights)
     second = other or pairs
@@ -96,6 +99,60 @@ def add_pairs(gram: Tensor, pairs: Pairs, other: Pairs | None, work_bytes: int, 
             columns = _part(second, begin, end, gram, "other rows", scratch)
             blocks = _blocks(rows, columns, scratch)
             tiles[start:stop, :, begin:end] += blocks.permute(2, 0, 3, 1)
+
+
+def _add_separated(gram: Tensor, factors: Separated, pairs: Pairs, work_bytes: int, scratch: Scratch) -> None:
+    """The same for ``g_iar = w_ar d_ir``: block ``(a, b)`` is ``Σ_r w_ar w_br d_ir d_jr`` times ``x_i · x_j``.
+
+    It is symmetric in ``i`` and ``j``, and made once for ``(a, b)`` and ``(b, a)``, on and below the diagonal alone.
+    """
+    outputs, _, o = factors.weights.shape
+    tiles = gram.unflatten(0, (-1, outputs)).unflatten(2, (-1, outputs))
+    samples, room = tiles.shape[0], work_bytes // gram.element_size()
+    # Largest h with (K^2 + 2) h^2 + h (2 o + chunk) entries: blocks, a product, and what goes into it.
+    squares, lines = outputs**2 + 2, 2 * o + _chunk(o)
+    side = max(1, int(((lines**2 + 4 * squares * room) ** 0.5 - lines) / (2 * squares)))
+    side = -(-samples // -(-samples // side))
+    for start, stop in _spans(samples, side):
+        for begin, end in _spans(stop, side):
+            blocks = _separated_blocks(gram, factors, pairs, slice(start, stop), slice(begin, end), scratch)
+            tiles[start:stop, :, begin:end] += blocks.permute(2, 0, 3, 1)
+
+
+def _separated_blocks(
+    like: Tensor, factors: Separated, pairs: Pairs, rows: slice, columns: slice, scratch: Scratch
+) -> Tensor:
+    """The part that belongs to two sets of samples, shape ``(K, K, m, m')``; its lower half if they are the same."""
+    outputs, groups, o = factors.weights.shape
+    shape, chunk = (rows.stop - rows.start, columns.stop - columns.start), _chunk(o)
+    blocks = scratch.take("blocks", (outputs, outputs, *shape), like)
+    weights = factors.weights.to(like.dtype)
+
+    def added(product: Tensor, left: Tensor, right: Tensor) -> None:
+        if rows == columns:
+            _add_lower(product, left, right)
+        else:
+            product.addmm_(left, right.T)
+
+    for g in range(groups):
+        inputs = like.new_zeros(shape)
+        added(inputs, pairs.right[g, rows].to(like.dtype), pairs.right[g, columns].to(like.dtype))
+        if pairs.bias:
+            inputs += 1
+        left, right = (factors.base[g, part].to(like.dtype) for part in (rows, columns))
+        for a in range(outputs):
+            for b in range(a, outputs):
+                product = scratch.take("product", shape, like).zero_()
+                # One long sum of m products loses sqrt(m) roundings.
+                for first in range(0, o, chunk):
+                    part = slice(first, min(first + chunk, o))
+                    weighted = scratch.take("weighted", (shape[0], part.stop - part.start), like)
+                    torch.mul(left[:, part], weights[a, g, part] * weights[b, g, part], out=weighted)
+                    added(product, weighted, right[:, part])
+                product.mul_(inputs)
+                blocks[a, b] = product if g == 0 else blocks[a, b] + product
+                blocks[b, a] = blocks[a, b]
+    return blocks
 
 
 def _sides(pairs: Pairs, dtype: torch.dtype, outputs: int, samples: int, work_bytes: int) -> tuple[int, int]:
@@ -150,11 +207,16 @@ def _blocks(rows: Pairs, columns: Pairs, scratch: Scratch) -> Tensor:
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """``A B^T``, added up in balanced parts: one long sum of ``m`` products loses ``sqrt(m)`` roundings."""
-    width = max(_SHORT, round(left.shape[1] ** (2 / 3)))
+    width = _chunk(left.shape[1])
     product = left[:, :width] @ right[:, :width].T
     for first in range(width, left.shape[1], width):
         product.addmm_(left[:, first : first + width], right[:, first : first + width].T)
     return product
+
+
+def _chunk(width: int) -> int:
+    """Columns that are added up at once, so that sums are balanced."""
+    return max(_SHORT, round(width ** (2 / 3)))
 
 
 def mirror(gram: Tensor) -> Tensor:
