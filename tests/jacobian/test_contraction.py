@@ -119,6 +119,21 @@ def test_mirrored_blocks_are_found_and_make_no_difference(outputs, groups, place
     close(mirror(gram), rows_of(parts) @ rows_of(parts).T)
 
 
+@pytest.mark.parametrize("work_bytes", [1, 2**21, 2**28])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mirrored_blocks_of_many_samples_and_units_are_added_in_parts(work_bytes, dtype):
+    """More samples than are multiplied at once above the diagonal, more units than are added up at once."""
+    n, outputs, o = 70, 2, 2100
+    left, right = before_the_last_layer(n, outputs, o, 1, 1).to(dtype), torch.randn(1, n, 4, dtype=dtype)
+    gram = torch.ones(n * outputs, n * outputs)
+    add_pairs(gram, Pairs(left, right, 1, False), None, work_bytes, Scratch())
+    rows = torch.einsum("anr,nf->narf", left[:, 0].double(), right[0].double()).reshape(n * outputs, -1)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+    torch.testing.assert_close(
+        gram.tril(), (1 + rows @ rows.T).tril(), rtol=0, atol=tolerance * float(rows.norm()) ** 2
+    )
+
+
 @pytest.mark.parametrize("unit", [0, 1, 7, 19])
 @pytest.mark.parametrize("size", [1.0, 1e-12])
 def test_one_unit_of_another_kind_is_enough_for_blocks_that_are_not_mirrored(unit, size):
