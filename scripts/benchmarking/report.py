@@ -145,7 +145,8 @@ def plot(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_formatter("")
-            axes.set_xticks([x for x, _ in points], [f"{x / 1e6:.2g} M" if size == "p" else f"{x:g}" for x, _ in points])
+            places = [x for x, _ in points]
+            axes.set_xticks(places, [f"{x / 1e6:.2g} M" if size == "p" else f"{x:g}" for x in places])
             axes.set(xlabel=label, ylabel="seconds for a Gram matrix")
         figure.savefig(path, dpi=150)
 
