@@ -28,12 +28,25 @@ def train(folder: Path, *overrides: str, check: bool = True) -> Run:
     begin, output, errors = time.perf_counter(), folder.parent / "output.txt", folder.parent / "errors.txt"
     with output.open("w") as out, errors.open("w") as err:
         process = subprocess.Popen(command, cwd=folder.parent, stdout=out, stderr=err, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, peak_memory(process.pid))
+            time.sleep(0.05)
     seconds = time.perf_counter() - begin
     assert not check or process.returncode == 0, errors.read_text()[-3000:]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Run(folder, output.read_text(), errors.read_text(), seconds, usage.ru_maxrss * unit)
+    return Run(folder, output.read_text(), errors.read_text(), seconds, peak)
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes that a running process has held at most; 0 where the system does not tell.
+
+    Not ``ru_maxrss``, in which a process inherits the peak of the one that started it.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def table_rows(output: str) -> dict[str, list[str]]:

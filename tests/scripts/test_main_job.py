@@ -41,7 +41,7 @@ def only(rows, name):
 def test_it_takes_less_than_90_seconds_and_2_gigabytes(main_job, train_into):
     # Other work on the machine may have slowed one run down, hardly two.
     assert main_job.seconds < 90 or train_into().seconds < 90
-    assert main_job.peak_bytes < 2e9
+    assert 0 < main_job.peak_bytes < 2e9
 
 
 def test_it_shows_progress_and_prints_the_run_folder_last(main_job):

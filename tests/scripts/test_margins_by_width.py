@@ -52,10 +52,12 @@ def test_more_classes_than_two_are_refused(script):
 
 @pytest.fixture(scope="module")
 def found(script):
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     inputs, labels = script.two_classes(digits())
     reference = {"steps": 300, "learning_rates": [0.05, 0.01]}
-    return inputs, labels, script.measured(inputs, labels, [16, 64], [0, 1, 2], 0.0, reference)
+    yield inputs, labels, script.measured(inputs, labels, [16, 64], [0, 1, 2], 0.0, reference)
+    torch.set_default_dtype(before)
 
 
 def test_every_width_and_seed_is_measured_by_both_methods(found):
