@@ -1,5 +1,6 @@
 """How far and along which way the weights travel, during training."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -161,9 +162,15 @@ class TrajectoryMonitor(DiagnosticCallback):
         if self.dynamics is not None:
             self.dynamics.count(trainer)
         if self.enabled and self._path_schedule.fires_at_step(self._previous_step, trainer.global_step):
-            _, error = self.attempt(self._walk, trainer, pl_module, "step")
-            # A piece of the path that could not be measured leaves its length unknown.
-            self.path_length = self.path_length if error is None else float("nan")
+            begin = time.perf_counter()
+            try:
+                self._walk(trainer, pl_module)
+            except Exception:
+                if self.on_error == "raise":
+                    raise
+                # A piece of the path that could not be measured leaves its length unknown.
+                self.path_length = float("nan")
+            self._seconds += time.perf_counter() - begin
         super().on_train_batch_end(trainer, pl_module, *args)
 
     def observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:
@@ -251,9 +258,14 @@ def _weights(pl_module: pl.LightningModule) -> dict[str, Tensor]:
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
-    squares = [tensor.detach().double().square().sum() for tensor in tensors]
-    return float(torch.stack([square.to(squares[0].device) for square in squares]).sum().sqrt())
+    norms = [torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64) for tensor in tensors]
+    return float(torch.stack([norm.to(norms[0].device) for norm in norms]).norm())
 
 
 def _distance(first: Iterable[Tensor], second: Iterable[Tensor]) -> float:
-    return _norm(a.detach().double() - b.double() for a, b in zip(first, second, strict=True))
+    return _norm(_difference(a.detach(), b) for a, b in zip(first, second, strict=True))
+
+
+def _difference(first: Tensor, second: Tensor) -> Tensor:
+    # Of near numbers it is exact in any type; of others, half precision would keep few digits.
+    return first - second if first.dtype in (torch.float32, torch.float64) else first.double() - second.double()
