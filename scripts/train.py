@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_bounds import ResidualProjection
+from lightning_bounds.callbacks import DiagnosticCallback
 from lightning_bounds.report import MemoryLogger, error_figure, log_figures, log_table, text_table
 
 
@@ -51,7 +52,20 @@ def main(config: DictConfig) -> None:
     if "wandb" in sys.modules:
         # Jobs of one sweep share a process: each has its own run.
         sys.modules["wandb"].finish()
+    for text in conclusions(callbacks):
+        print(f"{text}\n")
     print(f"{table}\nRun folder: {config.paths.run}")
+
+
+def conclusions(callbacks: Sequence[pl.Callback]) -> list[str]:
+    """What the callbacks say at the end, such as bounds and conditions; ratios are in the summary."""
+    tables = {
+        name: table
+        for callback in callbacks
+        if isinstance(callback, DiagnosticCallback) and not isinstance(callback, ResidualProjection)
+        for name, table in callback.tables().items()
+    }
+    return [text_table(name, table.columns, table.rows) for name, table in tables.items()]
 
 
 def summarize(trainer: pl.Trainer, callbacks: Sequence[pl.Callback], memory: MemoryLogger, num_flips: int) -> str:
