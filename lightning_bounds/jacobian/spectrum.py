@@ -118,9 +118,9 @@ def _rows(jacobian: JacobianOperator, cost: Cost, memory_budget: int | None) -> 
         return HeldRows(jacobian, cost.storage)
     if memory_budget is None:
         return RecomputedRows(jacobian, ROW_BYTES)
-    # Beside its rows a sample takes what goes into the layers and comes out of them; half is for holes in memory.
+    # Beside its rows a sample takes what goes into the layers and comes out of them; the rest is for holes in memory.
     row_bytes = jacobian.num_outputs * jacobian.shape[1] * jacobian.dtype.itemsize
-    share = row_bytes / (2 * row_bytes + 4 * jacobian.layering.sample_bytes)
+    share = row_bytes / (4 * row_bytes + 8 * jacobian.layering.sample_bytes)
     return RecomputedRows(jacobian, max(1, min(ROW_BYTES, int(share * (memory_budget - cost.bytes)))))
 
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException
 from torch.optim import SGD
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
@@ -42,7 +43,11 @@ def trained(reduction, **arguments):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_two_processes_train_to_the_weights_of_one_and_log_its_metrics(reduction):
-    weights, metrics = trained(reduction, strategy="ddp_spawn", devices=2)
+    try:
+        weights, metrics = trained(reduction, strategy="ddp_spawn", devices=2)
+    except ProcessExitedException:
+        # Rarely a process is aborted at its end, by the threads of a process group that is still there.
+        weights, metrics = trained(reduction, strategy="ddp_spawn", devices=2)
     expected_weights, expected_metrics = trained(reduction)
     assert_close(weights, expected_weights)
     assert set(metrics) == {
