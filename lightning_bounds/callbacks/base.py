@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
@@ -251,11 +252,12 @@ class DiagnosticCallback(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         event: str,
+        runs_module: bool = True,
     ) -> tuple[Result | None, Exception | None]:
-        """The result of some work at this moment, or the error that it ended with."""
+        """The result of some work at this moment, or its error; without logging and metrics if the module runs."""
         self.moment, begin = Moment(event, trainer.global_step, self._epochs_done), time.perf_counter()
         try:
-            with silenced(pl_module):
+            with silenced(pl_module) if runs_module else nullcontext():
                 return work(trainer, pl_module), None
         except Exception as error:
             if self.on_error == "raise" or (event == "init" and isinstance(error, (TypeError, ValueError))):

@@ -123,3 +123,26 @@ def _sign_classes(flat: Tensor) -> Tensor:
     raise ValueError(
         f"Expected labels -1 and +1, or integer classes 0 and 1, for a single output, but got {sorted(values)[:10]}."
     )
+
+
+def as_signs(labels: Tensor, n: int) -> Tensor:
+    """Labels -1 and +1 for a single output, ``(n,)`` or ``(n, 1)``, in float64 of shape ``(n,)``.
+
+    Raises:
+        ValueError: If there are not ``n``, or one is neither -1 nor +1.
+
+    Example:
+        >>> as_signs(torch.tensor([0, 1]), 2)
+        Traceback (most recent call last):
+        ValueError: Expected labels -1 and +1, but got [0.0, 1.0]; code classes 0 and 1 as `2 * labels - 1`.
+    """
+    if labels.dim() not in (1, 2) or labels.shape[0] != n or labels.numel() != n or labels.is_complex():
+        raise ValueError(f"Expected one label for each of the {n} samples, but got shape {tuple(labels.shape)}.")
+    signs = labels.detach().double().reshape(n)
+    if not bool((signs.abs() == 1).all()):
+        finite = "" if bool(signs.isfinite().all()) else "finite "
+        raise ValueError(
+            f"Expected {finite}labels -1 and +1, but got {signs.unique().tolist()[:10]}; "
+            "code classes 0 and 1 as `2 * labels - 1`."
+        )
+    return signs

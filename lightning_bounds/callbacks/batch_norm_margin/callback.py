@@ -17,7 +17,6 @@ from lightning_bounds.callbacks.batch_norm_margin.conditions import (
 )
 from lightning_bounds.callbacks.batch_norm_margin.layers import Observation, layer_values, movement, observe_layers
 from lightning_bounds.callbacks.batch_norm_margin.shallow import (
-    Best,
     Shallow,
     bound_rows,
     bound_values,
@@ -35,6 +34,7 @@ from lightning_bounds.probe import BatchFn, Probe
 from lightning_bounds.report import margin_figure, trajectory_figure
 from lightning_bounds.schedule import Schedule
 from lightning_bounds.theory.arguments import check_probability
+from lightning_bounds.theory.batch_norm_margin.margins import MaximalLayerMargins
 from lightning_bounds.theory.batch_norm_margin.trajectory import loss_slopes
 from lightning_bounds.theory.labels import class_indices
 from lightning_bounds.theory.margin import output_margins
@@ -129,7 +129,7 @@ class BatchNormMargin(DiagnosticCallback):
         """Forget where the layers began."""
         super().reset()
         self.initial: dict[str, dict[str, Tensor]] = {}
-        self.best: Best | None = None
+        self.best: MaximalLayerMargins | None = None
         self.perceptron_sum = 0.0
         self.rows: dict[str, Rows] = {}
         self._pending: list[tuple[float, int]] = []
@@ -246,7 +246,7 @@ class BatchNormMargin(DiagnosticCallback):
             name: {part: tensor.detach().clone() for part, tensor in weights.items()}
             for name, weights in state["initial"].items()
         }
-        self.best = None if state["best"] is None else Best(**state["best"])
+        self.best = None if state["best"] is None else MaximalLayerMargins(**state["best"])
         self.perceptron_sum = float(state["perceptron_sum"])
         self._pending = [(float(total), int(count)) for total, count in state["pending"]]
         self.rows = {name: [list(row) for row in rows] for name, rows in state["rows"].items() if _COLUMNS[name]}
@@ -286,7 +286,11 @@ class BatchNormMargin(DiagnosticCallback):
         values["perceptron_sum"] = self.perceptron_sum
         if self.exact_margins and self.best is None:
             self.best = shallow.best()
-            values |= {f"best/{name}": getattr(self.best, name) for name in Best._fields if name.startswith("gamma")}
+            values |= {
+                f"best/{name}": getattr(self.best, name)
+                for name in MaximalLayerMargins._fields
+                if name.startswith("gamma")
+            }
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if self.best is not None:
             return values, self.best.gamma, 0.0

@@ -14,7 +14,12 @@ from lightning_bounds.jacobian.forward import prepared
 from lightning_bounds.jacobian.guard import full_precision
 from lightning_bounds.theory.batch_norm_margin.conditions import run_conditions
 from lightning_bounds.theory.batch_norm_margin.guarantee import MarginGuarantee, gd_guarantee, sgd_guarantee
-from lightning_bounds.theory.batch_norm_margin.margins import LayerMargins, layer_margins, maximal_layer_margins
+from lightning_bounds.theory.batch_norm_margin.margins import (
+    LayerMargins,
+    MaximalLayerMargins,
+    layer_margins,
+    maximal_layer_margins,
+)
 from lightning_bounds.theory.batch_norm_margin.network import Weights
 from lightning_bounds.theory.batch_norm_margin.normalization import displacement, normalization, whole_set_statistics
 from lightning_bounds.theory.batch_norm_margin.trajectory import movement, perceptron_sum_bound, potential
@@ -23,26 +28,6 @@ from lightning_bounds.theory.labels import class_indices
 
 # How far N(v_j) of the network may be from that of all training samples, relative: float32 has seven digits.
 _SAME = 1e-3
-
-
-class Best(NamedTuple):
-    """The largest margins that a reference has at the initial directions, and the reference.
-
-    Attributes:
-        gamma_a: See :class:`MaximalLayerMargins`, also of what follows.
-        gamma_c: The same of the scales.
-        gamma: Their sum.
-        gamma_upper: What none exceeds that moves the directions as far as the theorems allow.
-        reference_output: ``a_ref``, shape ``(m,)``.
-        reference_scale: ``c_ref``, shape ``(m,)``.
-    """
-
-    gamma_a: float
-    gamma_c: float
-    gamma: float
-    gamma_upper: float
-    reference_output: Tensor
-    reference_scale: Tensor
 
 
 class Shallow(NamedTuple):
@@ -101,11 +86,10 @@ class Shallow(NamedTuple):
             eps=self.eps,
         )
 
-    def best(self) -> Best:
+    def best(self) -> MaximalLayerMargins:
         """The largest margins at the initial directions."""
         a, _, V = self.initial
-        found = maximal_layer_margins(self.inputs, self.signs, output_weights=a, directions=V, eps=self.eps)
-        return Best(*(getattr(found, name) for name in Best._fields))
+        return maximal_layer_margins(self.inputs, self.signs, output_weights=a, directions=V, eps=self.eps)
 
     def statistics(self, training: Training) -> Condition:
         """Whether the network's statistics are those of the samples, if these are the whole training set."""
@@ -212,7 +196,9 @@ def theorem_reports(
     return {prefix: report.with_conditions(run) for prefix, report in reports.items()}
 
 
-def path_values(shallow: Shallow, best: Best | None, gamma: float, learning_rate: float | None) -> dict[str, float]:
+def path_values(
+    shallow: Shallow, best: MaximalLayerMargins | None, gamma: float, learning_rate: float | None
+) -> dict[str, float]:
     """What the proof follows: the bound on the perceptron sum, and the potential of the best reference.
 
     Args:

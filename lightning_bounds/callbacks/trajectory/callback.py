@@ -1,6 +1,5 @@
 """How far and along which way the weights travel, during training."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -162,15 +161,9 @@ class TrajectoryMonitor(DiagnosticCallback):
         if self.dynamics is not None:
             self.dynamics.count(trainer)
         if self.enabled and self._path_schedule.fires_at_step(self._previous_step, trainer.global_step):
-            begin = time.perf_counter()
-            try:
-                self._walk(trainer, pl_module)
-            except Exception:
-                if self.on_error == "raise":
-                    raise
-                # A piece of the path that could not be measured leaves its length unknown.
-                self.path_length = float("nan")
-            self._seconds += time.perf_counter() - begin
+            _, error = self.attempt(self._walk, trainer, pl_module, "step", runs_module=False)
+            # A piece of the path that could not be measured leaves its length unknown.
+            self.path_length = self.path_length if error is None else float("nan")
         super().on_train_batch_end(trainer, pl_module, *args)
 
     def observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:

@@ -28,29 +28,6 @@ def as_inputs(inputs: Tensor) -> Tensor:
     return _finite("inputs", inputs)
 
 
-def as_signs(labels: Tensor, n: int) -> Tensor:
-    """Labels -1 and +1, ``(n,)`` or ``(n, 1)``, in float64 of shape ``(n,)``.
-
-    Raises:
-        ValueError: If there are not ``n``, or one is neither -1 nor +1.
-
-    Example:
-        >>> import torch
-        >>> as_signs(torch.tensor([0, 1]), 2)
-        Traceback (most recent call last):
-        ValueError: Expected labels -1 and +1, but got [0.0, 1.0]; code classes 0 and 1 as `2 * labels - 1`.
-    """
-    if labels.dim() not in (1, 2) or labels.shape[0] != n or labels.numel() != n or labels.is_complex():
-        raise ValueError(f"Expected one label for each of the {n} samples, but got shape {tuple(labels.shape)}.")
-    signs = labels.detach().double().reshape(n)
-    if not bool((signs.abs() == 1).all()):
-        raise ValueError(
-            f"Expected labels -1 and +1, but got {signs.unique().tolist()[:10]}; "
-            "code classes 0 and 1 as `2 * labels - 1`."
-        )
-    return signs
-
-
 def as_directions(directions: Tensor, d: int, name: str = "directions") -> Tensor:
     """``V``, one row for each hidden unit, shape ``(m, d)``, in float64.
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.batch_norm_margin.arguments import as_inputs, as_signs
+from lightning_bounds.theory.batch_norm_margin.arguments import as_inputs
+from lightning_bounds.theory.labels import as_signs
 
 # Largest relative duality gap that is accepted, and the one at which the solver is content.
 _LARGEST_GAP, _SMALL_GAP = 1e-6, 1e-10

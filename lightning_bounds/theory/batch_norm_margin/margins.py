@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lightning_bounds.theory.batch_norm_margin.arguments import as_directions, as_inputs, as_signs, as_units
+from lightning_bounds.theory.batch_norm_margin.arguments import as_directions, as_inputs, as_units
 from lightning_bounds.theory.batch_norm_margin.hard_margin import max_margin
 from lightning_bounds.theory.batch_norm_margin.network import Weights, network_outputs, pre_activations
 from lightning_bounds.theory.batch_norm_margin.normalization import Statistics, normalization, whole_set_statistics
+from lightning_bounds.theory.labels import as_signs
 
 # Assumption 1.2: the effective rows of a reference are within gamma / 32 of the initial ones.
 DISPLACEMENT_FRACTION = 32

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_bounds.theory.arguments import check_count, check_not_negative, check_positive
-from lightning_bounds.theory.batch_norm_margin.arguments import as_inputs, as_signs
+from lightning_bounds.theory.batch_norm_margin.arguments import as_inputs
 from lightning_bounds.theory.batch_norm_margin.margins import DISPLACEMENT_FRACTION
 from lightning_bounds.theory.batch_norm_margin.network import Weights, draw_weights
 from lightning_bounds.theory.batch_norm_margin.normalization import (
@@ -17,6 +17,7 @@ from lightning_bounds.theory.batch_norm_margin.normalization import (
     inverse_normalization,
     whole_set_statistics,
 )
+from lightning_bounds.theory.labels import as_signs
 
 
 class ReferenceMargins(NamedTuple):

@@ -4,10 +4,11 @@ from torch import Tensor
 
 from lightning_bounds.theory.arguments import check_not_negative, check_positive
 from lightning_bounds.theory.arithmetic import over
-from lightning_bounds.theory.batch_norm_margin.arguments import as_signs, as_units, check_setting
+from lightning_bounds.theory.batch_norm_margin.arguments import as_units, check_setting
 from lightning_bounds.theory.batch_norm_margin.constants import radius
 from lightning_bounds.theory.batch_norm_margin.guarantee import MovementBounds
 from lightning_bounds.theory.batch_norm_margin.network import Weights
+from lightning_bounds.theory.labels import as_signs
 
 
 def movement(weights: Weights, initial: Weights) -> MovementBounds:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.nearly_linear.arguments import as_signs, as_times
+from lightning_bounds.theory.labels import as_signs
+from lightning_bounds.theory.nearly_linear.arguments import as_times
 from lightning_bounds.theory.nearly_linear.training_time import linear_weight_norm
 from lightning_bounds.theory.nearly_linear.whitening import whiten
 

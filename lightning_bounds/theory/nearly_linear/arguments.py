@@ -112,26 +112,6 @@ def as_outputs(outputs: Tensor, n: int | None = None, name: str = "outputs") -> 
     return outputs
 
 
-def as_signs(labels: Tensor, n: int | None = None) -> Tensor:
-    """Labels -1 and +1, in float64 of shape ``(n,)``.
-
-    Raises:
-        ValueError: If there are not ``n`` labels, or one is neither -1 nor +1.
-
-    Example:
-        >>> as_signs(torch.tensor([0, 1]))
-        Traceback (most recent call last):
-        ValueError: Expected labels -1 and +1, but got [0.0, 1.0]; write `2 * labels - 1` for labels 0 and 1.
-    """
-    signs = as_outputs(labels, n, "labels")
-    if not bool((signs.abs() == 1).all()):
-        raise ValueError(
-            f"Expected labels -1 and +1, but got {signs.unique().tolist()[:10]}; "
-            "write `2 * labels - 1` for labels 0 and 1."
-        )
-    return signs
-
-
 def check_weights(weights: Sequence[Tensor], features: int | None = None) -> None:
     """Raise ValueError unless matrices ``(n_l, n_{l-1})`` make a network of two or more layers and one output.
 

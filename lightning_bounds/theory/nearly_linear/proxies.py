@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_bounds.theory.arguments import check_positive
 from lightning_bounds.theory.bound import Bound, Term
-from lightning_bounds.theory.nearly_linear.arguments import as_inputs, as_outputs, as_signs
+from lightning_bounds.theory.labels import as_signs
+from lightning_bounds.theory.nearly_linear.arguments import as_inputs, as_outputs
 from lightning_bounds.theory.nearly_linear.network import network_outputs
 
 
