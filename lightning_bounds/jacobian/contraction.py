@@ -1,21 +1,22 @@
 """Adding products of rows to a Gram matrix, tile by tile, in the precision of the Gram matrix."""
 
 from collections.abc import Iterator
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_bounds.jacobian.multiplication import add_product, matmul
 from lightning_bounds.jacobian.scratch import Scratch
 from lightning_bounds.jacobian.separation import Separated, separated
 
-# Below this size products above the diagonal are not left out.
-_LEAF = 64
+# Rows of a symmetric product that are made together, from the first column to the diagonal.
+_STRIP = 128
 # Tiles per side where products are made for pairs of samples.
 _TILES = 8
-# Columns that are added up in float32 before they are added to what there is.
-_COLUMNS = 4096
-_SHORT = 2048
+# Columns that are added up at once before they are added to what there is.
+_COLUMNS = 2048
 
 
 class Pairs(NamedTuple):
@@ -48,25 +49,28 @@ def add_rows(gram: Tensor, rows: Tensor, other: Tensor | None, work_bytes: int, 
         scratch: Where those are put.
     """
     height = gram.shape[0] if other is None else sum(gram.shape)
-    width = _COLUMNS if rows.dtype == gram.dtype else max(64, work_bytes // (height * gram.element_size()))
+    width = max(64, work_bytes // (height * gram.element_size()))
+    if rows.dtype == gram.dtype:
+        width = min(width, _COLUMNS)
     for first in range(0, rows.shape[1], width):
-        block = _converted(rows[:, first : first + width], gram, "rows", scratch)
+        block = _dense(rows[:, first : first + width], gram, "rows", scratch)
         if other is not None:
-            gram.addmm_(block, _converted(other[:, first : first + width], gram, "other rows", scratch).T)
+            add_product(gram, block, _dense(other[:, first : first + width], gram, "other rows", scratch).T)
             continue
         _add_lower(gram, block, block)
 
 
 def _add_lower(gram: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add ``A B^T`` on and below the diagonal, by halves, so that most of it is done in large products."""
-    size = gram.shape[0]
-    if size <= _LEAF:
-        gram.addmm_(left, right.T)
-        return
-    half = -(-size // 32) * 16  # about a half, and a multiple of what processors take at once
-    gram[half:, :half].addmm_(left[half:], right[:half].T)
-    _add_lower(gram[:half, :half], left[:half], right[:half])
-    _add_lower(gram[half:, half:], left[half:], right[half:])
+    """Add ``A B^T`` on and below the diagonal, in strips of rows, and what little of a strip lies above it."""
+    for start, stop in _spans(gram.shape[0], _STRIP):
+        add_product(gram[start:stop, :stop], left[start:stop], right[:stop].T)
+
+
+def _dense(block: Tensor, like: Tensor, purpose: str, scratch: Scratch) -> Tensor:
+    """The block in the precision of ``like``, without gaps between its rows."""
+    if block.dtype == like.dtype and block.is_contiguous():
+        return block
+    return scratch.take(purpose, block.shape, like).copy_(block)
 
 
 def _converted(block: Tensor, like: Tensor, purpose: str, scratch: Scratch) -> Tensor:
@@ -106,11 +110,11 @@ def _add_separated(gram: Tensor, factors: Separated, pairs: Pairs, work_bytes: i
 
     It is symmetric in ``i`` and ``j``, and made once for ``(a, b)`` and ``(b, a)``, on and below the diagonal alone.
     """
-    outputs, _, o = factors.weights.shape
+    outputs, groups, o = factors.weights.shape
     tiles = gram.unflatten(0, (-1, outputs)).unflatten(2, (-1, outputs))
     samples, room = tiles.shape[0], work_bytes // gram.element_size()
-    # Largest h with (K^2 + 2) h^2 + h (2 o + chunk) entries: blocks, a product, and what goes into it.
-    squares, lines = outputs**2 + 2, 2 * o + _chunk(o)
+    # Largest h with so many entries for blocks and products of inputs, and for what goes into them.
+    squares, lines = (2 if groups > 1 else 1) * outputs**2 + 2, 2 * outputs * min(o, _chunk(o))
     side = max(1, int(((lines**2 + 4 * squares * room) ** 0.5 - lines) / (2 * squares)))
     side = -(-samples // -(-samples // side))
     for start, stop in _spans(samples, side):
@@ -124,34 +128,39 @@ def _separated_blocks(
 ) -> Tensor:
     """The part that belongs to two sets of samples, shape ``(K, K, m, m')``; its lower half if they are the same."""
     outputs, groups, o = factors.weights.shape
-    shape, chunk = (rows.stop - rows.start, columns.stop - columns.start), _chunk(o)
-    blocks = scratch.take("blocks", (outputs, outputs, *shape), like)
+    shape = (outputs, outputs, rows.stop - rows.start, columns.stop - columns.start)
+    blocks = scratch.take("blocks", shape, like)
     weights = factors.weights.to(like.dtype)
 
-    def added(product: Tensor, left: Tensor, right: Tensor) -> None:
+    def added(total: Tensor, left: Tensor, right: Tensor) -> None:
         if rows == columns:
-            _add_lower(product, left, right)
+            _add_lower(total, left, right)
         else:
-            product.addmm_(left, right.T)
+            add_product(total, left, right.T)
+
+    def weighted(part: slice, g: int, units: slice, purpose: str) -> Tensor:
+        base = factors.base[g, part, units].to(like.dtype)
+        out = scratch.take(purpose, (outputs, *base.shape), like)
+        return torch.mul(weights[:, g, None, units], base, out=out)
 
     for g in range(groups):
-        inputs = like.new_zeros(shape)
+        totals = (blocks if g == 0 else scratch.take("totals", shape, like)).zero_()
+        # One long sum of m products loses sqrt(m) roundings.
+        for start, stop in _spans(o, _chunk(o)):
+            left = right = weighted(rows, g, slice(start, stop), "weighted")
+            if rows != columns:
+                right = weighted(columns, g, slice(start, stop), "other weighted")
+            for a, b in combinations_with_replacement(range(outputs), 2):
+                added(totals[a, b], left[a], right[b])
+        inputs = like.new_zeros(shape[2:])
         added(inputs, pairs.right[g, rows].to(like.dtype), pairs.right[g, columns].to(like.dtype))
         if pairs.bias:
             inputs += 1
-        left, right = (factors.base[g, part].to(like.dtype) for part in (rows, columns))
-        for a in range(outputs):
-            for b in range(a, outputs):
-                product = scratch.take("product", shape, like).zero_()
-                # One long sum of m products loses sqrt(m) roundings.
-                for first in range(0, o, chunk):
-                    part = slice(first, min(first + chunk, o))
-                    weighted = scratch.take("weighted", (shape[0], part.stop - part.start), like)
-                    torch.mul(left[:, part], weights[a, g, part] * weights[b, g, part], out=weighted)
-                    added(product, weighted, right[:, part])
-                product.mul_(inputs)
-                blocks[a, b] = product if g == 0 else blocks[a, b] + product
-                blocks[b, a] = blocks[a, b]
+        for a, b in combinations_with_replacement(range(outputs), 2):
+            totals[a, b] *= inputs
+            if g > 0:
+                blocks[a, b] += totals[a, b]
+            blocks[b, a] = blocks[a, b]
     return blocks
 
 
@@ -191,13 +200,13 @@ def _blocks(rows: Pairs, columns: Pairs, scratch: Scratch) -> Tensor:
             inputs += 1
         for a in range(outputs):
             for b in range(a if mirrored else 0, others):
-                product = _product(rows.left[a, g], columns.left[b, g]).mul_(inputs)
+                block = _product(rows.left[a, g], columns.left[b, g]).mul_(inputs)
                 if max(rows.places, columns.places) > 1:
-                    product = product.unflatten(1, (-1, columns.places)).unflatten(0, (-1, rows.places)).sum((1, 3))
+                    block = block.unflatten(1, (-1, columns.places)).unflatten(0, (-1, rows.places)).sum((1, 3))
                 if g == 0:
-                    blocks[a, b] = product
+                    blocks[a, b] = block
                 else:
-                    blocks[a, b] += product
+                    blocks[a, b] += block
     if mirrored:
         for a in range(outputs):
             for b in range(a):
@@ -208,15 +217,15 @@ def _blocks(rows: Pairs, columns: Pairs, scratch: Scratch) -> Tensor:
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """``A B^T``, added up in balanced parts: one long sum of ``m`` products loses ``sqrt(m)`` roundings."""
     width = _chunk(left.shape[1])
-    product = left[:, :width] @ right[:, :width].T
+    total = matmul(left[:, :width], right[:, :width].T)
     for first in range(width, left.shape[1], width):
-        product.addmm_(left[:, first : first + width], right[:, first : first + width].T)
-    return product
+        add_product(total, left[:, first : first + width], right[:, first : first + width].T)
+    return total
 
 
 def _chunk(width: int) -> int:
     """Columns that are added up at once, so that sums are balanced."""
-    return max(_SHORT, round(width ** (2 / 3)))
+    return max(_COLUMNS, round(width ** (2 / 3)))
 
 
 def mirror(gram: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lightning_bounds.jacobian.decomposition import Spectrum
 from lightning_bounds.jacobian.krylov import RitzPairs, leading_pairs, orthonormal
+from lightning_bounds.jacobian.multiplication import matmul
 from lightning_bounds.jacobian.products import HeldRows, RecomputedRows
 
 # Power iterations on the sketch, whose products cost next to nothing.
@@ -122,5 +123,5 @@ def _sketched(rows: HeldRows | RecomputedRows, width: int, generator: torch.Gene
         return None
     vectors = torch.randn(sketch.shape[0], width, generator=generator, dtype=torch.float64).to(sketch.device)
     for _ in range(_SKETCH_STEPS):
-        vectors = orthonormal((sketch @ (sketch.T @ vectors.to(sketch))).double())
+        vectors = orthonormal(matmul(sketch, matmul(sketch.T, vectors.to(sketch))).double())
     return vectors

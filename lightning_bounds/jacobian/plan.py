@@ -10,6 +10,7 @@ import torch
 
 from lightning_bounds.jacobian.budget import budget_bytes
 from lightning_bounds.jacobian.lanczos import block_width
+from lightning_bounds.jacobian.multiplication import matmul
 from lightning_bounds.jacobian.operator import JacobianOperator
 from lightning_bounds.jacobian.pieces import gram_multiplications, made_columns
 from lightning_bounds.jacobian.products import ROW_BYTES, SKETCH, TILE_BYTES
@@ -164,16 +165,16 @@ def _timed(jacobian: JacobianOperator) -> Calibration:
     row_seconds = elapsed / samples
     left = torch.ones(64, 4096, dtype=torch.float32, device=jacobian.device)
     right = torch.ones(4096, 1024, dtype=torch.float32, device=jacobian.device)
-    float(torch.mm(left, right)[0, 0])
+    float(matmul(left, right)[0, 0])
     begin = time.perf_counter()
-    float(torch.mm(left, right)[0, 0])
+    float(matmul(left, right)[0, 0])
     return Calibration(row_seconds, 2 * left.numel() * right.shape[1] / (time.perf_counter() - begin))
 
 
 def _held_bytes(jacobian: JacobianOperator, storage: torch.dtype, wanted: int) -> int:
     rows, columns = jacobian.shape
     working = torch.promote_types(storage, torch.float32).itemsize
-    widened = 0 if storage == jacobian.dtype else TILE_BYTES + ROW_BYTES
+    widened = TILE_BYTES + (0 if storage == jacobian.dtype else ROW_BYTES)
     sketch = rows * SKETCH * working if columns >= 4 * SKETCH else 0
     return rows * columns * storage.itemsize + widened + max(sketch, columns * wanted * working) + _basis(rows, wanted)
 

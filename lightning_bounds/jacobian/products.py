@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_bounds.jacobian.multiplication import add_product, matmul
 from lightning_bounds.jacobian.operator import JacobianOperator
 
 # Bytes of rows made at a time, and of columns worked on at a time; samples of a spot check; columns of a sketch.
-ROW_BYTES, TILE_BYTES, _SPOT, SKETCH = 2**27, 2**25, 16, 2**13
+ROW_BYTES, TILE_BYTES, _SPOT, SKETCH = 2**27, 2**23, 16, 2**13
 # Epsilons that a product loses, of its largest possible length: with some room above what was measured.
 _PRODUCT_ROUNDING = 4.0
 
@@ -79,7 +80,7 @@ class RecomputedRows:
         for start, blocks in self._passed():
             part = image[start : start + len(blocks[0])].copy_(_image(blocks, columns))
             for block, place in zip(blocks, product.split(self.jacobian.sizes), strict=True):
-                place.addmm_(block.T, part)
+                add_product(place, block.T, part)
             squares += _squares(blocks) if self._norm is None else 0.0
         self._norm = squares**0.5 if self._norm is None else self._norm
         return Pass(image, product)
@@ -92,7 +93,7 @@ class RecomputedRows:
         product = vectors.new_zeros(self.jacobian.shape[1], vectors.shape[1])
         for start, blocks in self._passed():
             for block, place in zip(blocks, product.split(self.jacobian.sizes), strict=True):
-                place.addmm_(block.T, vectors[start : start + len(block)])
+                add_product(place, block.T, vectors[start : start + len(block)])
         return product
 
     def _passed(self) -> Iterator[tuple[int, list[Tensor]]]:
@@ -156,7 +157,7 @@ class HeldRows:
         for _, tile, scale in self._tiles():
             # Tiles are added up in float64: one float32 sum over all columns would round more.
             scaled = across * scale if self.lossy else across
-            image = scaled @ tile @ tile.T
+            image = matmul(matmul(scaled, tile), tile.T)
             product += image.mul_(scale) if self.lossy else image
         return product.T.contiguous()
 
@@ -165,7 +166,7 @@ class HeldRows:
         vectors = vectors.to(self.working)
         image = torch.zeros(self.jacobian.shape[0], vectors.shape[1], dtype=torch.float64, device=vectors.device)
         for start, tile, scale in self._tiles():
-            image += (tile @ vectors[start : start + tile.shape[1]]).mul_(scale[:, None])
+            image += matmul(tile, vectors[start : start + tile.shape[1]]).mul_(scale[:, None])
         return Pass(image.to(self.working), self.transposed(image))
 
     def transposed(self, vectors: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ class HeldRows:
         across = vectors.to(self.working).T.contiguous()
         product = across.new_empty(self.jacobian.shape[1], vectors.shape[1])
         for start, tile, scale in self._tiles():
-            product[start : start + tile.shape[1]] = ((across * scale if self.lossy else across) @ tile).T
+            product[start : start + tile.shape[1]] = matmul(across * scale if self.lossy else across, tile).T
         return product
 
     def sketch(self, generator: torch.Generator, columns: int = SKETCH) -> Tensor | None:
@@ -217,7 +218,7 @@ class HeldRows:
             pairs = zip(self.matrices, self.scales, strict=True)
             held = [matrix[rows].to(self.working) * scale[rows, None] for matrix, scale in pairs]
             change = self.jacobian.rows(i, i + 1) - torch.cat(held, dim=1)
-            squares += (change.to(right_vectors) @ right_vectors).double().square().sum(dim=0)
+            squares += matmul(change.to(right_vectors), right_vectors).double().square().sum(dim=0)
         return (squares * n / max(len(samples), 1)).sqrt()
 
     def _tiles(self, columns: int = SKETCH) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -225,12 +226,13 @@ class HeldRows:
         rows, first = self.jacobian.shape[0], 0
         widest = min(columns, max(self.jacobian.sizes), max(1, TILE_BYTES // (self.working.itemsize * rows)))
         held = self.matrices[0].dtype
-        buffer = None if held == self.working else self.scales[0].new_empty(rows * widest)
+        buffer = self.scales[0].new_empty(rows * widest)
         for matrix, scale in zip(self.matrices, self.scales, strict=True):
             for start in range(0, matrix.shape[1], widest):
                 tile = matrix[:, start : start + widest]
-                wide = tile if buffer is None else buffer[: tile.numel()].view(tile.shape).copy_(tile)
-                yield first + start, wide, scale
+                if held != self.working or not tile.is_contiguous():
+                    tile = buffer[: tile.numel()].view(tile.shape).copy_(tile)
+                yield first + start, tile, scale
             first += matrix.shape[1]
 
 
@@ -259,7 +261,7 @@ def _image(blocks: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
     """``J_c V`` for some rows, added up over parameters in float64."""
     image = torch.zeros(blocks[0].shape[0], columns[0].shape[1], dtype=torch.float64, device=blocks[0].device)
     for block, part in zip(blocks, columns, strict=True):
-        image += block @ part
+        image += matmul(block, part)
     return image
 
 
