@@ -11,8 +11,8 @@ from lightning_bounds.jacobian.multiplication import add_product, matmul
 from lightning_bounds.jacobian.scratch import Scratch
 from lightning_bounds.jacobian.separation import Separated, separated
 
-# Rows of a symmetric product that are made together, from the first column to the diagonal.
-_STRIP = 128
+# Fewest and most rows of a symmetric product that are made together, from the first column to the diagonal.
+_STRIP = 128, 256
 # Tiles per side where products are made for pairs of samples.
 _TILES = 8
 # Columns that are added up at once before they are added to what there is.
@@ -62,7 +62,8 @@ def add_rows(gram: Tensor, rows: Tensor, other: Tensor | None, work_bytes: int, 
 
 def _add_lower(gram: Tensor, left: Tensor, right: Tensor) -> None:
     """Add ``A B^T`` on and below the diagonal, in strips of rows, and what little of a strip lies above it."""
-    for start, stop in _spans(gram.shape[0], _STRIP):
+    fewest, most = _STRIP
+    for start, stop in _spans(gram.shape[0], min(most, max(fewest, gram.shape[0] // 10))):
         add_product(gram[start:stop, :stop], left[start:stop], right[:stop].T)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_bounds.jacobian.density import SpectralDensity
+from lightning_bounds.jacobian.eigenpairs import Eigenpairs
 from lightning_bounds.theory.information_space import InformationSpace, information_space
 
 
@@ -17,7 +18,7 @@ class Spectrum:
 
     Attributes:
         singular_values: Shape ``(r,)``, descending.
-        left_vectors: Orthonormal columns, shape ``(n*K, r)``, sample-major rows; ``(n*K, 0)`` from ``"density"``.
+        vectors: The left vectors, or from where they come once they are asked for.
         frobenius_norm: ``|J|_F``, of all singular values, also of those that were not asked for.
         noise_floor: Singular values below it are not resolved in the precision that was used: see the function that
             found them.
@@ -32,7 +33,7 @@ class Spectrum:
     """
 
     singular_values: Tensor
-    left_vectors: Tensor
+    vectors: Tensor | Eigenpairs
     frobenius_norm: float
     noise_floor: float
     method: str
@@ -41,6 +42,15 @@ class Spectrum:
     reason: str = ""
     subspace: Tensor | None = None
     density: SpectralDensity | None = None
+
+    @property
+    def left_vectors(self) -> Tensor:
+        """Orthonormal columns, shape ``(n*K, r)``, sample-major rows; ``(n*K, 0)`` from ``"density"``.
+
+        Raises:
+            ArithmeticError: If they do not converge.
+        """
+        return self.vectors if isinstance(self.vectors, Tensor) else self.vectors.leading(self.vectors.shape[1])
 
     def information_space(
         self,
@@ -56,7 +66,7 @@ class Spectrum:
         """
         return information_space(
             self.singular_values,
-            self.left_vectors,
+            self.vectors,
             rank=rank,
             cutoff=cutoff,
             relative_cutoff=relative_cutoff,
@@ -68,7 +78,7 @@ class Spectrum:
     @property
     def nuisance_energy(self) -> float:
         """``|J|_F² - Σ σ_s²``, what the unknown singular values hold; 0 if it is below the noise floor squared."""
-        if len(self.singular_values) == len(self.left_vectors):
+        if len(self.singular_values) == self.vectors.shape[0]:
             return 0.0
         rest = self.frobenius_norm**2 - float(self.singular_values.double().square().sum())
         return rest if rest > self.noise_floor**2 else 0.0
@@ -134,6 +144,7 @@ def gram_spectrum(gram: Tensor, rank: int | None = None, row_precision: float = 
     Raises:
         ValueError: If the rank is out of range.
         FloatingPointError: If an entry is not finite.
+        ArithmeticError: If the eigenvalues do not converge.
 
     Example:
         >>> gram_spectrum(torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64))).singular_values
@@ -144,16 +155,15 @@ def gram_spectrum(gram: Tensor, rank: int | None = None, row_precision: float = 
         raise ValueError(f"Expected `rank` in 1..{size}, the number of samples times outputs, but got {rank}.")
     if not bool(gram.isfinite().all()):
         raise FloatingPointError("Expected a finite Gram matrix, but it holds NaN or infinity.")
-    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
-    keep = size if rank is None else rank
-    singular_values = eigenvalues[-keep:].flip(0).clamp_min(0).sqrt()
+    pairs = Eigenpairs(gram, size if rank is None else rank)
+    singular_values = pairs.values.clamp_min(0).sqrt()
     precision = torch.finfo(gram.dtype).eps * (6 + 0.4 * size**0.5)
     largest = singular_values[0]
     shift = precision * largest.square()
     errors = torch.minimum(shift / singular_values.clamp_min(torch.finfo(gram.dtype).tiny), shift.sqrt())
     return Spectrum(
         singular_values=singular_values,
-        left_vectors=eigenvectors[:, -keep:].flip(1),
+        vectors=pairs,
         frobenius_norm=float(gram.diagonal().double().sum().clamp_min(0).sqrt()),
         noise_floor=float(largest) * (10 * row_precision + (5 * precision) ** 0.5),
         method="gram",

@@ -82,7 +82,7 @@ def finished(
     unresolved = values[errors > 0.1 * values]
     return Spectrum(
         singular_values=values,
-        left_vectors=left_vectors[:, order],
+        vectors=left_vectors[:, order],
         frobenius_norm=rows.frobenius_norm,
         noise_floor=max(floor, float(unresolved.max()) if len(unresolved) else 0.0),
         method=method,

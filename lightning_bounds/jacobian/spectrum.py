@@ -105,8 +105,8 @@ def _check(jacobian: JacobianOperator, rank: int | None, method: str, tolerance:
         raise ValueError(f"Expected `tolerance` in (0, 1), a fraction of each singular value, but got {tolerance}.")
     if start is not None:
         expected = columns if start.method == "randomized" else rows
-        vectors = start.left_vectors if start.subspace is None else start.subspace
-        if len(vectors) != expected or not vectors.shape[1]:
+        vectors = start.vectors if start.subspace is None else start.subspace
+        if vectors.shape[0] != expected or not vectors.shape[1]:
             raise ValueError(
                 f"Expected `start` to hold vectors with {expected} entries, as a spectrum of this network on as many "
                 f"samples has, but got shape {tuple(vectors.shape)} from method {start.method!r}."
@@ -130,7 +130,7 @@ def _estimated(rows: HeldRows | RecomputedRows, rank: int | None, seed: int) -> 
     precision = 10 * rows.row_precision + (5 * rows.product_precision) ** 0.5
     return Spectrum(
         singular_values=values[:rank],
-        left_vectors=values.new_empty(len(values), 0),
+        vectors=values.new_empty(len(values), 0),
         frobenius_norm=rows.frobenius_norm,
         noise_floor=float(values[0]) * precision,
         method="density",

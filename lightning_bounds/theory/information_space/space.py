@@ -5,7 +5,7 @@ learns fast and generalizes. The rest is the nuisance space: what it can only me
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -115,9 +115,18 @@ class InformationSpace:
         return vector.detach().to(self.basis)
 
 
+class LeftVectors(Protocol):
+    """Left vectors that are made when they are asked for."""
+
+    shape: tuple[int, int]
+
+    def leading(self, count: int) -> Tensor:
+        """The first ``count``, shape ``(n*K, count)``."""
+
+
 def information_space(
     singular_values: Tensor,
-    left_vectors: Tensor,
+    left_vectors: Tensor | LeftVectors,
     *,
     rank: int | None = None,
     cutoff: float | None = None,
@@ -130,7 +139,7 @@ def information_space(
 
     Args:
         singular_values: ``σ``, shape ``(r,)``, descending.
-        left_vectors: ``U``, shape ``(n*K, r)``.
+        left_vectors: ``U``, shape ``(n*K, r)``, or what makes its first columns, if only those are to be made.
         rank: The given number of leading vectors (a tie is reported, not resolved).
         cutoff: All with ``σ ≥ α``; may give an empty space.
         relative_cutoff: All with ``σ ≥ ρ σ_1``.
@@ -191,7 +200,9 @@ def information_space(
             )
     return InformationSpace(
         # Copies: a view would keep all vectors in memory, and write them into checkpoints.
-        basis=left_vectors[:, :dimension].clone(),
+        basis=(left_vectors if isinstance(left_vectors, Tensor) else left_vectors.leading(dimension))[
+            :, :dimension
+        ].clone(),
         singular_values=singular_values[:dimension].clone(),
         cutoff=alpha,
         cutoff_interval=(outside, inside),
