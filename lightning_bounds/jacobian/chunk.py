@@ -112,6 +112,8 @@ class Chunk:
             first: Its first column.
         """
         if group.shape is not None:
+            if out.shape[2] == group.size and len(group.uses) == 1 and self._written(out, group.uses[0].call):
+                return
             left, right = self.factors(group)
             if out.shape[2] < group.size:
                 start, count = first // group.shape[2], out.shape[2] // group.shape[2]
@@ -143,6 +145,12 @@ class Chunk:
         call = self.calls[number]
         assert call.layer.factors is not None
         return call.layer.factors(call.inputs, self.gradients[number], self.layouts[number], call.options, scratch)
+
+    def _written(self, out: Tensor, number: int) -> bool:
+        call = self.calls[number]
+        return call.layer.write(
+            out, call.inputs, self.gradients[number], self.layouts[number], call.options, self.scratch
+        )
 
     def _rows(self, use: Use, name: str) -> Tensor:
         """Rows by the weight of a call, or, where that is computed from parameters, by one of those."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_bounds.jacobian.scratch import Scratch
+from lightning_bounds.jacobian.convolution import write_convolution_rows
+from lightning_bounds.jacobian.scratch import Scratch, joined
 from lightning_bounds.jacobian.unfolding import padding_of, patches, transposed_patches, tuple_of
 
 Options = Mapping[str, Any]
@@ -58,6 +59,7 @@ class Layer(NamedTuple):
         factors: Outer products that make up the gradient by the weight, if that is their form.
         rows: Gradients by the weight, shape ``(n, K, ...)``, where there are no factors; and by the bias in any case.
         supports: Whether the rule holds with these arguments.
+        write: Writes rows by the weight without outer products, or says that those are faster.
         roles: Arguments that may be parameters.
     """
 
@@ -66,6 +68,7 @@ class Layer(NamedTuple):
     rows: Callable[[str, Tensor, Sequence[Tensor], Layout, Options, tuple[int, ...]], Tensor]
     supports: Callable[[Options], bool] = lambda _: True
     roles: tuple[str, ...] = ("weight", "bias")
+    write: Callable[[Tensor, Tensor, Sequence[Tensor], Layout, Options, Scratch | None], bool] = lambda *_: False
 
 
 def _linear_arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> dict[str, Any]:
@@ -78,21 +81,7 @@ def _linear_factors(
     right = layout.samples_first(x)
     right = right.reshape(right.shape[0], 1, -1, x.shape[-1])
     parts = [layout.samples_first(g).reshape(right.shape[0], right.shape[2], g.shape[-1]) for g in gradients]
-    return Factors(_joined(torch.cat, parts, 2, scratch).transpose(1, 2)[:, None], right)
-
-
-def _joined(join: Callable[..., Tensor], parts: Sequence[Tensor], dim: int, scratch: Scratch | None) -> Tensor:
-    """Parts beside each other by ``torch.cat`` or ``torch.stack``, in memory that is used again."""
-    if len(parts) == 1:
-        return parts[0] if join is torch.cat else parts[0].unsqueeze(dim)
-    if scratch is None:
-        return join(parts, dim=dim)
-    shape = list(parts[0].shape)
-    if join is torch.stack:
-        shape.insert(dim, len(parts))
-    else:
-        shape[dim] *= len(parts)
-    return join(parts, dim=dim, out=scratch.take("gradients", shape, parts[0]))
+    return Factors(joined(torch.cat, parts, 2, scratch).transpose(1, 2)[:, None], right)
 
 
 def _shift_rows(
@@ -166,12 +155,18 @@ def _conv_factors(
     groups, kernel = options["groups"], options["kernel"]
     unfolded = patches(x, kernel, options["stride"], padding_of(options, kernel), options["dilation"], scratch)
     right = unfolded.unflatten(1, (groups, -1)).transpose(2, 3)
-    stacked = _joined(torch.stack, [g.flatten(2) for g in gradients], 1, scratch)
+    stacked = joined(torch.stack, [g.flatten(2) for g in gradients], 1, scratch)
     if groups == 1:
         left = stacked.flatten(1, 2)[:, None]
     else:
         left = stacked.unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
     return Factors(_with_repeats(left, layout, 3), _with_repeats(right, layout, 2))
+
+
+def _write_conv_rows(
+    out: Tensor, x: Tensor, gradients: Sequence[Tensor], layout: Layout, options: Options, scratch: Scratch | None
+) -> bool:
+    return layout.repeats == 1 and write_convolution_rows(out, x, gradients, options, scratch)
 
 
 def _with_repeats(tensor: Tensor, layout: Layout, place: int) -> Tensor:
@@ -204,6 +199,10 @@ def _conv_arguments(dims: int) -> Callable[..., dict[str, Any]]:
         }
 
     return arguments
+
+
+def _is_batched(options: Options) -> bool:
+    return bool(options["batched"])
 
 
 def _transposed_arguments(dims: int) -> Callable[..., dict[str, Any]]:
@@ -301,11 +300,11 @@ LAYERS: dict[Any, Layer] = {
     functional.prelu: _normalization(_negative_part, _PRELU, True),
     functional.embedding: Layer(_embedding_arguments, None, _embedding_rows, lambda options: options["plain"]),
     **{
-        function: Layer(_conv_arguments(dims), _conv_factors, _channel_shift_rows, lambda options: options["batched"])
+        function: Layer(_conv_arguments(dims), _conv_factors, _channel_shift_rows, _is_batched, write=_write_conv_rows)
         for dims, function in enumerate((functional.conv1d, functional.conv2d, functional.conv3d), start=1)
     },
     **{
-        function: Layer(_transposed_arguments(dims), None, _transposed_rows, lambda options: options["batched"])
+        function: Layer(_transposed_arguments(dims), None, _transposed_rows, _is_batched)
         for dims, function in enumerate(
             (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d), start=1
         )

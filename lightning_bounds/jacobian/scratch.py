@@ -1,7 +1,7 @@
 """Memory that is used again and again: fresh memory of tens of megabytes costs more than what is computed in it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,3 +27,17 @@ class Scratch:
             buffer = torch.empty(size, dtype=like.dtype, device=like.device)
             self._buffers[purpose] = buffer
         return buffer[:size].view(tuple(shape))
+
+
+def joined(join: Callable[..., Tensor], parts: Sequence[Tensor], dim: int, scratch: Scratch | None) -> Tensor:
+    """Parts beside each other by ``torch.cat`` or ``torch.stack``, in memory that is used again."""
+    if len(parts) == 1:
+        return parts[0] if join is torch.cat else parts[0].unsqueeze(dim)
+    if scratch is None:
+        return join(parts, dim=dim)
+    shape = list(parts[0].shape)
+    if join is torch.stack:
+        shape.insert(dim, len(parts))
+    else:
+        shape[dim] *= len(parts)
+    return join(parts, dim=dim, out=scratch.take("gradients", shape, parts[0]))
