@@ -42,9 +42,10 @@ def leading_pairs(
 ) -> RitzPairs:
     """Leading eigenpairs by a block Krylov method with full orthogonalization, restarted where memory ends.
 
-    Each step adds to the basis the residuals of the Ritz pairs that still matter; without a restart and with all of
-    them, that is block Lanczos. It stops when every error bar of ``sqrt(θ_s)``, ``s <= rank``, is at most ``tolerance``
-    times itself, or times what rounding resolves, if that is more.
+    Each step adds to the basis the residuals of the Ritz pairs that still matter, which are those beyond ``rank`` and
+    those whose error bar, or whose residual as a fraction of ``θ_1``, is above the tolerance; without a restart and
+    with all of them, that is block Lanczos. It stops when every error bar of ``sqrt(θ_s)``, ``s <= rank``, is at most
+    ``tolerance`` times itself, or times what rounding resolves, if that is more.
 
     The bar is ``sqrt(θ + δ) - sqrt(θ)`` with ``δ = min(ρ, 2 ρ² / (θ - μ))``, the largest ``δ`` of those whose
     intervals ``θ ± ρ`` overlap, with ``ρ`` the residual norm. That an eigenvalue lies within ``ρ`` is a theorem. That
@@ -94,7 +95,9 @@ def leading_pairs(
         relative = residuals / torch.maximum(theta, 5 * floor).clamp_min(torch.finfo(theta.dtype).tiny).to(residuals)
         if basis.shape[1] + keep > max_columns:
             basis, image = vectors, images
-        new = orthonormal(relative.to(basis), basis, drop=0.1 * tolerance**0.5)
+        pending = torch.ones_like(theta, dtype=torch.bool)
+        pending[:rank] = (errors > target) | (norms[:rank] > tolerance * theta[0])
+        new = orthonormal(relative[:, pending].to(basis), basis, drop=0.1 * tolerance**0.5)
         if new.shape[1] == 0:
             return RitzPairs(theta, vectors, norms, errors, images[size:], products)
         products += new.shape[1]

@@ -14,6 +14,8 @@ from lightning_bounds.jacobian.operator import JacobianOperator
 
 # Bytes of rows made at a time, and of columns worked on at a time; samples of a spot check; columns of a sketch.
 ROW_BYTES, TILE_BYTES, _SPOT, SKETCH = 2**27, 2**23, 16, 2**13
+# Columns over which a product sums at most.
+_WHOLE = 2**16
 # Epsilons that a product loses, of its largest possible length: with some room above what was measured.
 _PRODUCT_ROUNDING = 4.0
 
@@ -221,16 +223,26 @@ class HeldRows:
             squares += matmul(change.to(right_vectors), right_vectors).double().square().sum(dim=0)
         return (squares * n / max(len(samples), 1)).sqrt()
 
-    def _tiles(self, columns: int = SKETCH) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Some columns at a time, in the type that is computed in: the number of the first, and the scale of rows."""
+    def _tiles(self, columns: int | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Some columns at a time, in the type that is computed in: the number of the first, and the scale of rows.
+
+        They lie without gaps, as products are faster so: a whole matrix, or a copy of some of its columns.
+
+        Args:
+            columns: How many at most; whole matrices if not given.
+        """
         rows, first = self.jacobian.shape[0], 0
-        widest = min(columns, max(self.jacobian.sizes), max(1, TILE_BYTES // (self.working.itemsize * rows)))
+        widest = min(columns or SKETCH, max(self.jacobian.sizes), max(1, TILE_BYTES // (self.working.itemsize * rows)))
         held = self.matrices[0].dtype
-        buffer = self.scales[0].new_empty(rows * widest)
+        buffer = self.scales[0].new_empty(0)
         for matrix, scale in zip(self.matrices, self.scales, strict=True):
-            for start in range(0, matrix.shape[1], widest):
-                tile = matrix[:, start : start + widest]
+            # A float32 sum over more columns than that would round more.
+            whole = columns is None and held == self.working and matrix.shape[1] <= _WHOLE
+            step = matrix.shape[1] if whole else widest
+            for start in range(0, matrix.shape[1], step):
+                tile = matrix[:, start : start + step]
                 if held != self.working or not tile.is_contiguous():
+                    buffer = buffer if buffer.numel() else self.scales[0].new_empty(rows * widest)
                     tile = buffer[: tile.numel()].view(tile.shape).copy_(tile)
                 yield first + start, tile, scale
             first += matrix.shape[1]
