@@ -112,6 +112,12 @@ class DiagnosticCallback(pl.Callback):
             for name, value in self.measure(self.snapshot(trainer, pl_module, probe)).items()
         }
 
+    def observe_loggable(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:
+        """The same, if it may be logged: if it is finite, unless a subclass knows better."""
+        values = self.observe(trainer, pl_module)
+        check_finite(values)
+        return values
+
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise before the first step what would fail at the first measurement."""
         for probe in self.probes.values():
@@ -277,7 +283,7 @@ class DiagnosticCallback(pl.Callback):
         if not self.enabled or not (self.wanted(moment) or (scheduled and fresh)):
             return
         before = self._seconds
-        values, error = self.attempt(self._observe_finite, trainer, pl_module, event)
+        values, error = self.attempt(self.observe_loggable, trainer, pl_module, event)
         costs = {
             f"bounds/status/{self.topic}": float(status_of(error)),
             f"bounds/cost/{self.topic}/seconds": self._seconds - before,
@@ -290,11 +296,6 @@ class DiagnosticCallback(pl.Callback):
         self._judge(int(scalars[f"bounds/status/{self.topic}"]), error)
         self.last_step = trainer.global_step
         self.log_values(trainer, {**scalars, **vectors}, moment.step, moment.epoch)
-
-    def _observe_finite(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:
-        values = self.observe(trainer, pl_module)
-        check_finite(values)
-        return values
 
     def log_values(self, trainer: pl.Trainer, values: Mapping[str, float | Tensor], step: int, epoch: float) -> None:
         """Record values of a step, also of one that lies in the past, in the history and with every logger."""

@@ -18,8 +18,9 @@ from lightning_bounds.jacobian.products import ROW_BYTES, SKETCH, TILE_BYTES
 # Steps of an iteration to 1e-3 from nothing, as seen on residual networks; the first pass over rows comes on top.
 _LANCZOS_STEPS, _RANDOMIZED_STEPS, _DENSITY_STEPS, _DENSITY_PROBES = 4, 8, 40, 8
 # Operations of a float32 matrix product in whose time: an entry of a matrix is read from memory; an entry of a row is
-# made (a guess: convolutions take 1e2 to 2e3, linear layers a few); N³ of them make an eigendecomposition in float64.
-_READING, _ROW, _EIGH = 100, 1000, 33
+# made (a guess: convolutions take 2e2 to 4e3, linear layers a few); one is done in float64; and N³ of them find the
+# eigenvalues in float64.
+_READING, _ROW, _DOUBLE, _EIGH = 100, 2000, 4, 20
 # Bytes of rows that are held at most where no budget is given.
 _UNLIMITED = 2**33
 
@@ -118,7 +119,8 @@ def plan(
     sizes = dict(zip(jacobian.names, jacobian.sizes, strict=True))
     counts = jacobian.num_samples, jacobian.num_outputs
     products = 2 * gram_multiplications(jacobian.layering, sizes, *counts)
-    gram = _Work(products, _EIGH * rows**3, 1, 4 * rows * rows * dtype.itemsize, None)
+    slower = (_DOUBLE - 1) * products if dtype == torch.float64 else 0.0
+    gram = _Work(products, _EIGH * rows**3 + slower, 1, 4 * rows * rows * dtype.itemsize, None)
     work = {
         "gram": gram,
         "lanczos": _iteration(jacobian, memory_budget, wanted, _LANCZOS_STEPS, left=True),

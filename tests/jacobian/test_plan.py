@@ -82,7 +82,10 @@ def test_seconds_follow_the_calibration(rate):
     speed = Calibration(row_seconds=0.5, rate=rate)
     cost = plan(sized(1000, 20_000), 20, calibration=speed).costs["gram"]
     assert cost.flops == 1000 * 1000 * 20_000
-    assert cost.seconds == pytest.approx((cost.flops + 33 * 1000**3) / rate + 1000 * 0.5)
+    assert cost.seconds == pytest.approx((4 * cost.flops + 20 * 1000**3) / rate + 1000 * 0.5)
+    single = plan(sized(1000, 20_000), 20, dtype=torch.float32, calibration=speed).costs["gram"]
+    assert single.flops == cost.flops
+    assert single.seconds == pytest.approx((cost.flops + 20 * 1000**3) / rate + 1000 * 0.5)
 
 
 def test_calibration_measures_this_machine_quickly():

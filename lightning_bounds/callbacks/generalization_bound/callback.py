@@ -184,8 +184,8 @@ class GeneralizationBound(DiagnosticCallback):
         )
         self.errors = [(int(step), float(error)) for step, error in state["errors"]]
 
-    def _observe_finite(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:
-        # A bound is never NaN, and infinity is what a theorem says where it says nothing.
+    def observe_loggable(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:
+        """Infinite values too: infinity is what a theorem says where it says nothing, and no bound is NaN."""
         return self.observe(trainer, pl_module)
 
     def _measured(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Bound]:
