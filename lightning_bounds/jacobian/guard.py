@@ -73,7 +73,7 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
     ]
     with ExitStack() as stack:
         stack.enter_context(preserved_rng())
-        stack.enter_context(_plain_arithmetic())
+        stack.enter_context(plain_arithmetic())
         stack.enter_context(_without_hooks(module))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -130,7 +130,7 @@ class _Buffers:
 
 
 @contextmanager
-def _plain_arithmetic() -> Iterator[None]:
+def plain_arithmetic() -> Iterator[None]:
     """Full float32 precision, twice differentiable attention, no autocast, no compiled code."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:

@@ -26,7 +26,7 @@ from lightning_bounds.jacobian.forward import (
     tried_outputs,
 )
 from lightning_bounds.jacobian.gram import check_blocks, check_gram, layered_gram, write_blocks
-from lightning_bounds.jacobian.guard import full_precision, observed
+from lightning_bounds.jacobian.guard import full_precision, observed, plain_arithmetic
 from lightning_bounds.jacobian.layering import layering_of
 from lightning_bounds.jacobian.parameters import common_type, selected_parameters
 from lightning_bounds.jacobian.transposed import TransposedJacobian, vector_columns
@@ -287,7 +287,7 @@ class JacobianOperator:
 
     def _by_layers(self, attempt: Callable[[], Result]) -> Result:
         """What is made by the rules; without them from now on if they do not hold for all samples."""
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), plain_arithmetic():
             try:
                 return attempt()
             except FloatingPointError:

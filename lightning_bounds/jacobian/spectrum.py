@@ -6,6 +6,7 @@ import torch
 
 from lightning_bounds.jacobian.decomposition import Spectrum, gram_spectrum
 from lightning_bounds.jacobian.density import spectral_density
+from lightning_bounds.jacobian.guard import plain_arithmetic
 from lightning_bounds.jacobian.lanczos import lanczos_spectrum
 from lightning_bounds.jacobian.operator import JacobianOperator
 from lightning_bounds.jacobian.plan import Cost, plan
@@ -75,7 +76,7 @@ def jacobian_spectrum(
             f"{jacobian.shape[0]} x {jacobian.shape[1]}, but got {memory_budget:,}; raise `memory_budget`, look at "
             "fewer samples or layers, or ask for a smaller rank."
         )
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), plain_arithmetic():
         rows = _rows(jacobian, cost, memory_budget)
         if chosen == "density":
             found = _estimated(rows, rank, seed)

@@ -426,3 +426,17 @@ def test_a_gram_that_is_not_finite_is_refused(value):
 def test_the_memory_budget_is_kept():
     with pytest.raises(MemoryError, match="within 50 bytes, but 3 x 3 entries take 72"):
         jacobian_spectrum(linear(torch.randn(3, 4)), memory_budget=50)
+
+
+@pytest.mark.parametrize("method", ["gram", "lanczos", "randomized"])
+def test_mixed_precision_around_it_changes_nothing(method):
+    network = torch.nn.Sequential(torch.nn.Linear(50, 80), torch.nn.ReLU(), torch.nn.Linear(80, 3)).float()
+    jacobian = JacobianOperator(network, torch.randn(60, 50).float())
+    plain = jacobian_spectrum(jacobian, rank=5, method=method, dtype=torch.float32)
+    gram, rows = jacobian.gram(torch.float32), jacobian.rows(0, 60)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = jacobian_spectrum(jacobian, rank=5, method=method, dtype=torch.float32)
+        assert torch.equal(jacobian.gram(torch.float32), gram)
+        assert torch.equal(jacobian.rows(0, 60), rows)
+    assert torch.equal(mixed.singular_values, plain.singular_values)
+    assert torch.equal(mixed.left_vectors, plain.left_vectors)
