@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_bounds.jacobian.multiplication import uses_onednn
 from lightning_bounds.jacobian.scratch import Scratch, joined
 from lightning_bounds.jacobian.unfolding import padding_of
 
@@ -38,9 +39,7 @@ def write_convolution_rows(
     kernel, padding = options["kernel"], padding_of(options, options["kernel"])
     i, o = inputs.shape[1], len(gradients) * gradients[0].shape[1]
     fast = (
-        inputs.dtype == torch.float32
-        and inputs.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
+        uses_onednn(inputs)
         and inputs.dim() == 4
         and options["groups"] == 1
         and max(kernel) > 1

@@ -6,7 +6,6 @@ MKL keeps its widest instructions for processors of one maker; oneDNN writes its
 import torch
 from torch import Tensor
 
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # A product of fewer multiplications gains nothing.
 _MULTIPLICATIONS = 2**21
 # Entries of a product that is added to what there is: they stay in a processor's cache.
@@ -52,11 +51,22 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         place += matmul(part, right)
 
 
+def uses_onednn(tensor: Tensor) -> bool:
+    """Whether a tensor is one of float32 on a processor, and oneDNN is there and switched on.
+
+    Example:
+        >>> uses_onednn(torch.ones(2, dtype=torch.float64))
+        False
+    """
+    backend = torch.backends.mkldnn
+    single = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return single and bool(backend.is_available() and backend.enabled)
+
+
 def _gains(left: Tensor, right: Tensor) -> bool:
     return (
-        left.dtype == torch.float32
-        and left.device.type == "cpu"
-        and left.numel() * right.shape[1] >= _MULTIPLICATIONS
-        and _ONEDNN
+        left.numel() * right.shape[1] >= _MULTIPLICATIONS
+        and uses_onednn(left)
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and not (torch.is_grad_enabled() and (left.requires_grad or right.requires_grad))
     )

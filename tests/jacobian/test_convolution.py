@@ -92,6 +92,12 @@ def test_other_convolutions_are_left_to_patches(layer, size):
     assert convolution_rows(inputs.double(), [g.double() for g in gradients], options_of(layer)) is None
 
 
+def test_onednn_can_be_switched_off():
+    layer, inputs = nn.Conv2d(16, 16, 3, dtype=SINGLE), torch.randn(2, 16, 20, 20, dtype=SINGLE)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert convolution_rows(inputs, [torch.randn(2, 16, 18, 18, dtype=SINGLE)], options_of(layer)) is None
+
+
 @needs_onednn
 def test_samples_may_be_taken_a_few_at_a_time(monkeypatch):
     layer, inputs = nn.Conv2d(16, 16, 3, dtype=SINGLE), torch.randn(5, 16, 20, 20, dtype=SINGLE)

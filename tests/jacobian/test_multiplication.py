@@ -79,3 +79,10 @@ def test_what_needs_a_graph_keeps_it():
 def test_exact_products_are_exact():
     left, right = torch.randint(-8, 9, (256, 300)).float(), torch.randint(-8, 9, (300, 128)).float()
     assert torch.equal(matmul(left, right).double(), left.double() @ right.double())
+
+
+def test_onednn_can_be_switched_off():
+    left, right = torch.randn(200, 200, dtype=SINGLE), torch.randn(200, 200, dtype=SINGLE)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not _gains(left, right)
+        assert_product(matmul(left, right), left, right)
