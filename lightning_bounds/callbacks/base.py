@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -145,9 +146,9 @@ class DiagnosticCallback(pl.Callback):
 
     # Lightning's hooks.
 
-    @property
+    @cached_property
     def state_key(self) -> str:
-        """Where checkpoints keep this callback: its type and what it looks at."""
+        """Where checkpoints keep this callback: its type and what it looks at. Lightning asks for it at every hook."""
         splits = self.default_splits if self.splits is None else self.splits
         return self._generate_state_key(topic=self.topic, splits=splits, probe=repr(self.probe))
 
@@ -274,8 +275,7 @@ class DiagnosticCallback(pl.Callback):
 
     def _end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, done: int) -> None:
         self._epochs_ended = done
-        whole = self._epochs_done == done
-        self._visit(trainer, pl_module, "epoch", whole and self.schedule.fires_at_epoch(done))
+        self._visit(trainer, pl_module, "epoch", self._epochs_done == done and self.schedule.fires_at_epoch(done))
 
     def _visit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, event: str, scheduled: bool) -> None:
         moment = Moment(event, trainer.global_step, self._epochs_done)

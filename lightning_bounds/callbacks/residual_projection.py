@@ -1,6 +1,7 @@
 """Residual and labels seen from the information space of a reference Jacobian, during training."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 from torch import Tensor
@@ -101,7 +102,7 @@ class ResidualProjection(DiagnosticCallback):
         super().reset()
         self.records: dict[str, ResidualRecord] = {}
 
-    @property
+    @cached_property
     def state_key(self) -> str:
         """Residuals and bases of another kind are another state."""
         return f"{super().state_key}{{'rule': {self.rule}, 'residual': {self.residual!r}}}"

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -141,7 +142,7 @@ class NearlyLinear(DiagnosticCallback):
         self._rate: float | None = None
         self._before: list[Tensor] | None = None
 
-    @property
+    @cached_property
     def state_key(self) -> str:
         """Another bound is another state."""
         given = (*self.margin_ratios.values(), self.order, self.delta, self.proxies, self.time_scale)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ class TrajectoryMonitor(DiagnosticCallback):
             name=name,
         )
 
-    @property
+    @cached_property
     def state_key(self) -> str:
         """A state with the start of a kernel is another one."""
         return super().state_key if self.dynamics is None else f"{super().state_key}{{'kernel': True}}"
