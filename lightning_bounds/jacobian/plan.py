@@ -20,7 +20,7 @@ _LANCZOS_STEPS, _RANDOMIZED_STEPS, _DENSITY_STEPS, _DENSITY_PROBES = 4, 8, 40, 8
 # Operations of a float32 matrix product in whose time: an entry of a matrix is read from memory; an entry of a row is
 # made (a guess: convolutions take 2e2 to 4e3, linear layers a few); one is done in float64; and N³ of them find the
 # eigenvalues in float64.
-_READING, _ROW, _DOUBLE, _EIGH = 100, 2000, 4, 20
+_READING, _ROW, _DOUBLE, _EIGH = 200, 2000, 4, 20
 # Bytes of rows that are held at most where no budget is given.
 _UNLIMITED = 2**33
 
