@@ -69,8 +69,8 @@ def _add_lower(gram: Tensor, left: Tensor, right: Tensor) -> None:
 
 def _dense(block: Tensor, like: Tensor, purpose: str, scratch: Scratch) -> Tensor:
     """The block in the precision of ``like``, without gaps between its rows."""
-    if block.dtype == like.dtype and block.is_contiguous():
-        return block
+    if block.is_contiguous():
+        return _converted(block, like, purpose, scratch)
     return scratch.take(purpose, block.shape, like).copy_(block)
 
 

@@ -226,10 +226,9 @@ class HeldRows:
     def _tiles(self, columns: int | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Some columns at a time, in the type that is computed in: the number of the first, and the scale of rows.
 
-        They lie without gaps, as products are faster so: a whole matrix, or a copy of some of its columns.
-
         Args:
-            columns: How many at most; whole matrices if not given.
+            columns: How many at most. If not given they lie without gaps, as products are faster so: a whole matrix,
+                or a copy of some of its columns.
         """
         rows, first = self.jacobian.shape[0], 0
         widest = min(columns or SKETCH, max(self.jacobian.sizes), max(1, TILE_BYTES // (self.working.itemsize * rows)))
@@ -241,7 +240,7 @@ class HeldRows:
             step = matrix.shape[1] if whole else widest
             for start in range(0, matrix.shape[1], step):
                 tile = matrix[:, start : start + step]
-                if held != self.working or not tile.is_contiguous():
+                if held != self.working or (columns is None and not tile.is_contiguous()):
                     buffer = buffer if buffer.numel() else self.scales[0].new_empty(rows * widest)
                     tile = buffer[: tile.numel()].view(tile.shape).copy_(tile)
                 yield first + start, tile, scale

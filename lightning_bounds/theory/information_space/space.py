@@ -198,11 +198,10 @@ def information_space(
                 f"Expected a cut-off above {outside:.6g}, which singular values that are not known may reach, but got "
                 f"{alpha:.6g}; only {count} are known, ask for more of the spectrum."
             )
+    vectors = left_vectors if isinstance(left_vectors, Tensor) else left_vectors.leading(dimension)
     return InformationSpace(
         # Copies: a view would keep all vectors in memory, and write them into checkpoints.
-        basis=(left_vectors if isinstance(left_vectors, Tensor) else left_vectors.leading(dimension))[
-            :, :dimension
-        ].clone(),
+        basis=vectors[:, :dimension].clone(),
         singular_values=singular_values[:dimension].clone(),
         cutoff=alpha,
         cutoff_interval=(outside, inside),
