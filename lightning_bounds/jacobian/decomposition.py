@@ -45,11 +45,7 @@ class Spectrum:
 
     @property
     def left_vectors(self) -> Tensor:
-        """Orthonormal columns, shape ``(n*K, r)``, sample-major rows; ``(n*K, 0)`` from ``"density"``.
-
-        Raises:
-            ArithmeticError: If they do not converge.
-        """
+        """Orthonormal columns, shape ``(n*K, r)``, sample-major rows; ``(n*K, 0)`` from ``"density"``."""
         return self.vectors if isinstance(self.vectors, Tensor) else self.vectors.leading(self.vectors.shape[1])
 
     def information_space(

@@ -49,17 +49,11 @@ class Eigenpairs:
             self.values = values[-keep:].flip(0)
 
     def leading(self, count: int) -> Tensor:
-        """Orthonormal eigenvectors of the ``count`` largest eigenvalues, shape ``(N, count)``.
-
-        Raises:
-            ArithmeticError: If they do not converge.
-        """
+        """Orthonormal eigenvectors of the ``count`` largest eigenvalues, shape ``(N, count)``."""
         if count > self._vectors.shape[1]:
             assert self._tridiagonal is not None
-            if count <= _SHARE * self.shape[0]:
-                self._vectors = self._tridiagonal.vectors(count)
-            else:
-                _, self._vectors = self._decomposed()
+            found = self._tridiagonal.vectors(count) if count <= _SHARE * self.shape[0] else None
+            self._vectors = self._decomposed()[1] if found is None else found
         return self._vectors[:, :count]
 
     def _decomposed(self) -> tuple[Tensor, Tensor]:
@@ -95,15 +89,18 @@ class _Tridiagonal:
             )
         return torch.from_numpy(values)
 
-    def vectors(self, count: int) -> Tensor:
-        """Those of the largest eigenvalues, descending."""
-        from scipy.linalg import eigh_tridiagonal
+    def vectors(self, count: int) -> Tensor | None:
+        """Those of the largest eigenvalues, descending; None if they are not found."""
+        from scipy.linalg import LinAlgError, eigh_tridiagonal
 
         size = len(self._diagonal)
         chosen = (size - count, size - 1)
-        _, found = eigh_tridiagonal(
-            self._diagonal, self._beside, select="i", select_range=chosen, lapack_driver="stemr"
-        )
+        try:
+            _, found = eigh_tridiagonal(
+                self._diagonal, self._beside, select="i", select_range=chosen, lapack_driver="stemr"
+            )
+        except LinAlgError:
+            return None
         reflectors = torch.from_numpy(self._reflectors)[1:, :-1]
         vectors = torch.from_numpy(found[:, ::-1].copy()).to(reflectors)
         vectors[1:] = torch.ormqr(reflectors, torch.from_numpy(self._scales), vectors[1:])

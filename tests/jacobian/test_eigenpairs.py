@@ -85,3 +85,16 @@ def test_a_spectrum_makes_its_vectors_when_they_are_asked_for(monkeypatch):
     torch.testing.assert_close(space.basis @ space.basis.T, whole @ whole.T, rtol=0, atol=1e-9)
     monkeypatch.undo()
     assert spectrum.left_vectors.shape == (SIZE, SIZE)
+
+
+def test_vectors_that_are_not_found_come_from_a_whole_decomposition(monkeypatch):
+    import scipy.linalg
+
+    def failing(*_, **__):
+        raise scipy.linalg.LinAlgError("stemr did not converge")
+
+    matrix, _ = with_eigenvalues(SPECTRA["decaying"])
+    pairs = Eigenpairs(matrix, SIZE)
+    monkeypatch.setattr(scipy.linalg, "eigh_tridiagonal", failing)
+    vectors = pairs.leading(5)
+    assert float((matrix @ vectors - vectors * SPECTRA["decaying"][:5]).norm()) < 1e-12
