@@ -1,15 +1,16 @@
 """How far and along which way the weights travel, during training."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_bounds.callbacks.base import DiagnosticCallback
 from lightning_bounds.callbacks.trajectory.dynamics import TrainingDynamics
+from lightning_bounds.callbacks.trajectory.path import Path, Weights, distance, norm
 from lightning_bounds.callbacks.trajectory.theorems import Settings
 from lightning_bounds.callbacks.values import Table, metric_name
 from lightning_bounds.jacobian.forward import OutputFn
@@ -125,16 +126,20 @@ class TrajectoryMonitor(DiagnosticCallback):
         """Forget where the weights began and how far they went."""
         super().reset()
         self.initial: dict[str, Tensor] = {}
-        self.path_length = 0.0
-        self._previous: dict[str, Tensor] = {}
+        self._weights: Weights | None = None
+        self._path: Path | None = None
         self._previous_step = 0
         guarantees, predictions, _ = self._theory
         asked = guarantees is not None or predictions is not None
         self.dynamics = TrainingDynamics(self.topic, *self._theory) if asked else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is to leave the network behind.
+        return {**super().__getstate__(), "_weights": None}
+
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the weights that the training begins with."""
-        named = _weights(pl_module)
+        named = Weights(pl_module).now()
         changed = [name for name in self.initial if name in named and named[name].shape != self.initial[name].shape]
         if changed:
             raise ValueError(f"Expected the weights of the checkpoint's run, but {changed} have another shape now.")
@@ -142,12 +147,11 @@ class TrajectoryMonitor(DiagnosticCallback):
             selected = selected_parameters(pl_module, self.probe.layers)
             self.initial = {name: weight.detach().clone() for name, weight in selected.items()}
         followed = self._followed(pl_module)
-        self.initial = {
-            name: first.to(followed[name].device) for name, first in self.initial.items() if name in followed
-        }
-        if not self._previous:
-            self._previous, self._previous_step = followed, trainer.global_step
-        self._previous = {name: self._previous[name].detach().to(w.device, copy=True) for name, w in followed.items()}
+        self.initial = {name: self.initial[name].to(weight.device) for name, weight in followed.items()}
+        last = {} if self._path is None else self._path.last()
+        if not last:
+            last, self._previous_step = followed, trainer.global_step
+        self._path = Path({name: last[name].to(w.device) for name, w in followed.items()}, self.path_length)
         if self.dynamics is not None:
             self.dynamics.begin(trainer, pl_module, self.snapshot(trainer, pl_module, self.probe))
 
@@ -163,36 +167,36 @@ class TrajectoryMonitor(DiagnosticCallback):
             self.dynamics.count(trainer)
         if self.enabled and self._path_schedule.fires_at_step(self._previous_step, trainer.global_step):
             _, error = self.attempt(self._walk, trainer, pl_module, "step", runs_module=False)
-            # A piece of the path that could not be measured leaves its length unknown.
-            self.path_length = self.path_length if error is None else float("nan")
+            if error is not None and self._path is not None:
+                # A piece of the path that could not be measured leaves its length unknown.
+                self._path.length = self._path.length * math.nan
         super().on_train_batch_end(trainer, pl_module, *args)
 
     def observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:
         """Distances and norms of this moment."""
+        weights = self._followed(pl_module)
         self._walk(trainer, pl_module)
-        weights = {name: weight.detach() for name, weight in self._followed(pl_module).items()}
         bad = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
         if bad:
             raise FloatingPointError(f"Expected finite weights, but those of {bad[:10]} are NaN or infinite.")
-        begun = [self.initial[name] for name in weights]
-        distance, start = _distance(weights.values(), begun), _norm(begun)
+        start, moved = norm(self.initial[name] for name in weights), distance(weights, self.initial)
         values: dict[str, float | Tensor] = {
-            "distance": distance,
+            "distance": moved,
             "path_length": self.path_length,
-            "norm": _norm(weights.values()),
+            "norm": norm(weights.values()),
         }
         if start > 0:
-            values["relative_distance"] = distance / start
-        for (name, weight), first in zip(weights.items(), begun, strict=True):
+            values["relative_distance"] = moved / start
+        for name, weight in weights.items():
             if weight.dim() >= 2:
-                layer, moved = f"layers/{metric_name(name)}", weight.double() - first.double()
-                values[f"{layer}/distance"] = moved.norm()
-                values[f"{layer}/spectral_distance"] = spectral_norm(moved)
+                layer, change = f"layers/{metric_name(name)}", weight.double() - self.initial[name].double()
+                values[f"{layer}/distance"] = change.norm()
+                values[f"{layer}/spectral_distance"] = spectral_norm(change)
                 values[f"{layer}/frobenius_norm"] = weight_matrix(weight).norm()
                 values[f"{layer}/spectral_norm"] = spectral_norm(weight)
         if self.dynamics is not None:
             snapshot = self.snapshot(trainer, pl_module, self.probe)
-            values.update(self.dynamics.values(trainer, snapshot, distance, self.path_length))
+            values.update(self.dynamics.values(trainer, snapshot, moved, self.path_length))
         return {f"{self.topic}/{name}": value for name, value in values.items()}
 
     def tables(self) -> dict[str, Table]:
@@ -213,7 +217,8 @@ class TrajectoryMonitor(DiagnosticCallback):
         initial = {name: weight.cpu() for name, weight in self.initial.items()}
         # Between every two steps, that is where they are now.
         every_step = self._path_schedule.every_n_steps == 1
-        previous = {} if every_step else {name: weight.clone().cpu() for name, weight in self._previous.items()}
+        last = {} if every_step or self._path is None else self._path.last()
+        previous = {name: weight.clone().cpu() for name, weight in last.items()}
         state = {"initial": initial, "previous": previous, "previous_step": self._previous_step}
         if self.dynamics is not None:
             state["dynamics"] = self.dynamics.state_dict()
@@ -223,43 +228,27 @@ class TrajectoryMonitor(DiagnosticCallback):
         """Go on from the weights that the checkpoint's run began with."""
         super().restore(state)
         self.initial = {name: weight.detach() for name, weight in state["initial"].items()}
-        self._previous = {name: weight.detach() for name, weight in state["previous"].items()}
-        if self._previous and self._previous.keys() != self.initial.keys():
-            raise ValueError(f"Expected previous weights of {list(self.initial)}, but got {list(self._previous)}.")
-        self.path_length, self._previous_step = float(state["path_length"]), int(state["previous_step"])
+        previous = {name: weight.detach() for name, weight in state["previous"].items()}
+        if previous and previous.keys() != self.initial.keys():
+            raise ValueError(f"Expected previous weights of {list(self.initial)}, but got {list(previous)}.")
+        self._path, self._previous_step = Path(previous, float(state["path_length"])), int(state["previous_step"])
         if self.dynamics is not None:
             self.dynamics.restore(state["dynamics"])
 
-    def _followed(self, pl_module: pl.LightningModule) -> dict[str, Tensor]:
-        """The weights that the training began with, also if some were frozen since."""
-        named = _weights(pl_module)
-        return {name: named[name] for name in self.initial if name in named}
+    @property
+    def path_length(self) -> float:
+        """``Σ |θ_{s+1} - θ_s|`` over the steps so far; NaN if a piece of it could not be measured."""
+        return 0.0 if self._path is None else float(self._path.length)
 
-    def _walk(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _followed(self, pl_module: pl.LightningModule) -> dict[str, Tensor]:
+        """The weights that the training began with, also if some were frozen since, wherever they are by now."""
+        self._weights = Weights(pl_module, self.initial)
+        return self._weights.now()
+
+    def _walk(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         if trainer.global_step == self._previous_step:
             return
-        weights = self._followed(pl_module)
-        self.path_length += _distance(weights.values(), [self._previous[name] for name in weights])
-        for name, weight in weights.items():
-            self._previous[name].copy_(weight.detach())
+        assert self._weights is not None
+        assert self._path is not None
+        self._path.walk(self._weights.now())
         self._previous_step = trainer.global_step
-
-
-def _weights(pl_module: pl.LightningModule) -> dict[str, Tensor]:
-    """All weights by the names that :func:`selected_parameters` gives them, without torch.compile's wrapper."""
-    named = pl_module.named_parameters()
-    return {".".join(part for part in name.split(".") if part != "_orig_mod"): weight for name, weight in named}
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    norms = [torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64) for tensor in tensors]
-    return float(torch.stack([norm.to(norms[0].device) for norm in norms]).norm())
-
-
-def _distance(first: Iterable[Tensor], second: Iterable[Tensor]) -> float:
-    return _norm(_difference(a.detach(), b) for a, b in zip(first, second, strict=True))
-
-
-def _difference(first: Tensor, second: Tensor) -> Tensor:
-    # Of near numbers it is exact in any type; of others, half precision would keep few digits.
-    return first - second if first.dtype in (torch.float32, torch.float64) else first.double() - second.double()
