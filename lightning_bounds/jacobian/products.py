@@ -14,8 +14,8 @@ from lightning_bounds.jacobian.operator import JacobianOperator
 
 # Bytes of rows made at a time, and of columns worked on at a time; samples of a spot check; columns of a sketch.
 ROW_BYTES, TILE_BYTES, _SPOT, SKETCH = 2**27, 2**23, 16, 2**13
-# Columns over which a product sums at most.
-_WHOLE = 2**16
+# Columns over which a product sums at most, and parts in which all rows are made.
+_WHOLE, _PARTS = 2**16, 4
 # Epsilons that a product loses, of its largest possible length: with some room above what was measured.
 _PRODUCT_ROUNDING = 4.0
 
@@ -258,7 +258,9 @@ def row_blocks(
         FloatingPointError: If an entry is not finite.
     """
     n, K = jacobian.num_samples, jacobian.num_outputs
-    step = max(1, min(n, block_bytes // (K * jacobian.shape[1] * jacobian.dtype.itemsize)))
+    # What is written to its place needs no memory on the way, and few parts need few checks.
+    most = -(-n // _PARTS) if out else block_bytes // (K * jacobian.shape[1] * jacobian.dtype.itemsize)
+    step = max(1, min(n, most))
     buffers = out or [
         torch.empty(step * K, size, dtype=jacobian.dtype, device=jacobian.device) for size in jacobian.sizes
     ]
