@@ -72,6 +72,25 @@ def test_the_weights_of_a_training_may_be_overwritten_after_a_step():
     assert float(path.length) == pytest.approx(3 * math.sqrt(2**20 + 5), rel=1e-12)
 
 
+def test_the_weights_of_a_small_training_may_be_overwritten_too():
+    weights = {"one": torch.zeros(3)}
+    path = Path(weights)
+    for _ in range(500):
+        weights["one"] += 1
+        path.walk(weights)
+        weights["one"] *= 1.0
+    assert float(path.length) == pytest.approx(500 * math.sqrt(3), rel=1e-12)
+    assert torch.equal(path.last()["one"], weights["one"])
+
+
+def test_a_path_with_a_lost_step_has_no_length():
+    path = Path({"a": torch.zeros(1)})
+    path.walk({"a": torch.ones(1)})
+    path.lose()
+    path.walk({"a": torch.zeros(1)})
+    assert math.isnan(float(path.length))
+
+
 def test_weights_that_are_gone_are_left_out_from_then_on():
     path = Path({"a": torch.zeros(1), "b": torch.zeros(1)})
     path.walk({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])})

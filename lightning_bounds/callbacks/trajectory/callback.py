@@ -1,6 +1,5 @@
 """How far and along which way the weights travel, during training."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -169,7 +168,7 @@ class TrajectoryMonitor(DiagnosticCallback):
             _, error = self.attempt(self._walk, trainer, pl_module, "step", runs_module=False)
             if error is not None and self._path is not None:
                 # A piece of the path that could not be measured leaves its length unknown.
-                self._path.length = self._path.length * math.nan
+                self._path.lose()
         super().on_train_batch_end(trainer, pl_module, *args)
 
     def observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | Tensor]:

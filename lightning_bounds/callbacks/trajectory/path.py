@@ -1,11 +1,12 @@
 """How long the path of a network's weights is, at a cost that a step of a small network does not feel."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-# Entries of small weights that are handled as one tensor.
+# Entries of small weights that are handled as one tensor, and of places that are kept until they are measured together.
 _GATHERED = 2**20
 
 
@@ -35,12 +36,14 @@ class Weights:
 
     def now(self) -> dict[str, Tensor]:
         """The parameters, without a graph, in the module's memory."""
-        found = {name: getattr(owner, attribute, None) for name, (owner, attribute) in self._places.items()}
-        return {name: weight.detach() for name, weight in found.items() if isinstance(weight, Tensor)}
+        found = {name: owner._parameters.get(attribute) for name, (owner, attribute) in self._places.items()}
+        return {name: weight.detach() for name, weight in found.items() if weight is not None}
 
 
 class Path:
     """The length ``Σ_s |θ_{s+1} - θ_s|`` of the path of some weights, from where they are.
+
+    Places of small networks are measured some at a time: what is done at every step is a copy of the weights.
 
     Args:
         weights: By name.
@@ -55,36 +58,61 @@ class Path:
 
     def __init__(self, weights: Mapping[str, Tensor], length: float = 0.0) -> None:
         # Not a number of Python's, for which a GPU would be waited for at every step.
-        self.length = torch.tensor(length, dtype=torch.float64)
+        self._length = torch.tensor(length, dtype=torch.float64)
         self._begin(weights)
+
+    @property
+    def length(self) -> Tensor:
+        """In float64, of no dimension; NaN from the moment on that a step was lost."""
+        self._measure()
+        return self._length
 
     def walk(self, weights: Mapping[str, Tensor]) -> None:
         """Add the way to these weights, without those that are gone; types and devices are those of before."""
         if weights.keys() != self._shapes.keys():
             self._begin({name: weight for name, weight in self.last().items() if name in weights})
-        norms = []
-        for number, names in enumerate(self._gathered):
-            now, last = _joined([weights[name] for name in names]), self._last[number]
-            # A difference is rounded once, but half precision would keep few of its digits.
-            moved = now.float() - last.float() if now.element_size() < 4 else last.sub_(now)
-            norms.append(torch.linalg.vector_norm(moved, dtype=torch.float64))
-            # One weight alone was not copied, and the training goes on with it.
-            self._last[number] = last.copy_(now) if len(names) == 1 else now
-        if norms:
-            self.length = self.length.to(norms[0].device) + _norm(norms)
+        self._ahead.append(self._joined(weights, copy=self._capacity > 1))
+        if len(self._ahead) == self._capacity:
+            self._measure()
+
+    def lose(self) -> None:
+        """A step was lost: the length is unknown from now on."""
+        self._ahead.clear()
+        self._length = self._length * math.nan
 
     def last(self) -> dict[str, Tensor]:
         """The weights of the last step."""
+        self._measure()
         parts: dict[str, Tensor] = {}
         for names, joined in zip(self._gathered, self._last, strict=True):
             pieces = joined.split([self._shapes[name].numel() for name in names])
             parts |= {name: piece.view(self._shapes[name]) for name, piece in zip(names, pieces, strict=True)}
         return {name: parts[name] for name in self._shapes}
 
+    def _measure(self) -> None:
+        for now in self._ahead:
+            norms = []
+            for number, (last, new) in enumerate(zip(self._last, now, strict=True)):
+                # A difference is rounded once, but half precision would keep few of its digits.
+                moved = new.float() - last.float() if new.element_size() < 4 else last.sub_(new)
+                norms.append(torch.linalg.vector_norm(moved, dtype=torch.float64))
+                # What was not copied, the training goes on with.
+                self._last[number] = last.copy_(new) if self._capacity == 1 else new
+            if norms:
+                self._length = self._length.to(norms[0].device) + _norm(norms)
+        self._ahead.clear()
+
     def _begin(self, weights: Mapping[str, Tensor]) -> None:
         self._shapes = {name: weight.shape for name, weight in weights.items()}
         self._gathered = _gathered(weights)
-        self._last = [_joined([weights[name] for name in names], copy=True) for names in self._gathered]
+        self._capacity = max(1, _GATHERED // max(1, sum(weight.numel() for weight in weights.values())))
+        self._last = self._joined(weights, copy=True)
+        self._ahead: list[list[Tensor]] = []
+
+    def _joined(self, weights: Mapping[str, Tensor], copy: bool) -> list[Tensor]:
+        """The weights of each group one after the other; of a group of one, if it need not be copied, the weight."""
+        lists = [[weights[name].reshape(-1) for name in names] for names in self._gathered]
+        return [torch.cat(parts) if copy or len(parts) > 1 else parts[0] for parts in lists]
 
 
 def distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
@@ -122,9 +150,3 @@ def _gathered(weights: Mapping[str, Tensor]) -> list[list[str]]:
         entries[kind] = entries.get(kind, 0) + weight.numel()
         groups.setdefault((*kind, entries[kind] // _GATHERED), []).append(name)
     return list(groups.values())
-
-
-def _joined(tensors: list[Tensor], copy: bool = False) -> Tensor:
-    if len(tensors) > 1:
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
-    return tensors[0].detach().reshape(-1).clone() if copy else tensors[0].detach().reshape(-1)
