@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import two_processes
 from training_trace import differences
 
 pytestmark = pytest.mark.slow
@@ -48,3 +49,20 @@ def test_an_error_on_one_process_stops_none(tmp_path):
     assert first["statuses"] == second["statuses"] == [[4.0, 4.0, 4.0], [0.0] * 13]
     assert differences(first["histories"], second["histories"]) == []
     assert first["trace"]["step"] == second["trace"]["step"] == 12
+
+
+@pytest.mark.parametrize("kind", ["bounds", "batch_norm", "nearly_linear"])
+def test_what_theory_says_is_the_same_on_both_processes(tmp_path, kind):
+    first, second = run(tmp_path, kind)
+    assert first["statuses"] == second["statuses"]
+    assert {status for callback in first["statuses"] for status in callback} == {0.0}
+    assert [len(callback) for callback in first["statuses"]] == [4] * len(first["statuses"])
+    assert differences(first["histories"], second["histories"]) == []
+    if kind == "batch_norm":
+        return
+    # Half of the samples on each of two processes make the step that both halves make one after the other.
+    alone = two_processes.main(tmp_path, kind, devices=1)
+    for callback, history in zip(alone, first["histories"], strict=True):
+        for row, expected in zip(history, callback.history, strict=True):
+            numbers = {name: value for name, value in row.items() if isinstance(value, float)}
+            assert numbers == pytest.approx({name: expected[name] for name in numbers}, rel=1e-9, abs=1e-12)
