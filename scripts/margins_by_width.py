@@ -27,6 +27,7 @@ from lightning_bounds.theory import batch_norm_margin
 KINDS = ("gamma_a", "gamma_c", "gamma")
 COLUMNS = ["method", "width", *(part for kind in KINDS for part in (kind, f"2 s.e. of {kind}")), "eps_N", "separable"]
 _COLORS = {"gamma_a": "#0072B2", "gamma_c": "#D55E00", "gamma": "#000000"}
+_LABELS = {"gamma_a": r"$\gamma_a$", "gamma_c": r"$\gamma_c$", "gamma": r"$\gamma$"}
 
 
 class Margins(NamedTuple):
@@ -155,12 +156,13 @@ def figure(rows: Sequence[Sequence[Any]], linear: float) -> Figure:
         widths = [row[1] for row in chosen]
         for number, kind in enumerate(KINDS):
             means, errors = ([row[2 + 2 * number + k] for row in chosen] for k in (0, 1))
-            panel.errorbar(widths, means, errors, marker="o", capsize=3, color=_COLORS[kind], label=kind)
+            panel.errorbar(widths, means, errors, marker="o", capsize=3, color=_COLORS[kind], label=_LABELS[kind])
         panel.axhline(linear, color="0.5", linestyle="--", label="linear margin")
         panel.set_xscale("log", base=2)
         panel.set(xlabel="width m", title=method)
         panel.grid(color="0.9")
     panels[0].set_ylabel("margin, two standard errors")
+    drawn.suptitle("Margins of batch-normalized networks", fontweight="bold")
     panels[0].legend(frameon=False)
     return drawn
 

@@ -170,7 +170,10 @@ def margin_figure(margins: Mapping[str, Tensor], title: str = "") -> "Figure":
 
 
 def trajectory_figure(
-    curves: Mapping[str, Curve], limits: Mapping[str, float] | None = None, title: str = ""
+    curves: Mapping[str, Curve],
+    limits: Mapping[str, float] | None = None,
+    title: str = "",
+    logarithmic: bool = False,
 ) -> "Figure":
     """Lengths in weight space over the steps: distance from initialization, path length, against what theory allows.
 
@@ -179,6 +182,7 @@ def trajectory_figure(
         limits: Guaranteed radii by name, drawn as dashed lines; an infinite one is left out. If one lies more than ten
             times above the curves, the axis becomes logarithmic.
         title: Title of the figure.
+        logarithmic: Whether the axis is logarithmic in any case.
 
     Returns:
         The figure.
@@ -202,7 +206,7 @@ def trajectory_figure(
             label = f"{name} ({format_number(radius)})"
             panel.axhline(radius, color=color, linestyle="--", linewidth=1.6, label=label)
         longest = max((value for _, values in curves.values() for value in values), default=0.0)
-        if any(radius > 10 * longest > 0 for radius in radii.values()):
+        if logarithmic or any(radius > 10 * longest > 0 for radius in radii.values()):
             panel.set_yscale("log", nonpositive="mask")
         else:
             panel.set_ylim(bottom=0.0)

@@ -310,7 +310,13 @@ def test_tables_and_figures_show_the_smallest_bound_of_the_run():
     smallest = [min(at(callback, s)[f"margin_{q}/generalization_bound"] for s in range(7)) for q in (1, 10, 100)]
     assert [row[3] for row in table.rows] == smallest
     assert set(figures) == {"nearly_linear", "nearly_linear/norms"}
-    lines = {line.get_label(): line.get_ydata().tolist() for line in figures["nearly_linear/norms"].axes[0].lines}
+    panel = figures["nearly_linear/norms"].axes[0]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in panel.lines}
+    bottom, top = panel.get_ylim()
+    assert all(bottom < value < top for values in lines.values() for value in values)
+    # The curves fill the panel, which does not begin at zero on a logarithmic axis.
+    assert top < 10 * max(lines["its bound u"])
+    assert bottom > 0.1 * min(lines["largest spectral norm"])
     assert lines["largest spectral norm"] == [at(callback, s)["weight_norm"] for s in range(7)]
 
 

@@ -261,8 +261,9 @@ def run_figures(history: Sequence[Mapping[str, Any]], topic: str, ratios: Mappin
     if rows:
         figures[topic] = error_figure(_curves(rows, topic, names), title="Bound for nearly-linear networks")
         figures[topic].axes[0].set(xlabel="training time", ylabel="bound and risk", ylim=(0, 1))
-        figures[f"{topic}/norms"] = trajectory_figure(_curves(rows, topic, norms), title="Norms of the layers")
-        figures[f"{topic}/norms"].axes[0].set(xlabel="training time", yscale="log")
+        curves = _curves(rows, topic, norms)
+        figures[f"{topic}/norms"] = trajectory_figure(curves, title="Norms of the layers", logarithmic=True)
+        figures[f"{topic}/norms"].axes[0].set(xlabel="training time", ylabel="spectral norm")
     return figures
 
 
