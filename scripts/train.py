@@ -87,7 +87,8 @@ def summarize(trainer: pl.Trainer, callbacks: Sequence[pl.Callback], memory: Mem
     )
     log_table(trainer.loggers, "summary/alignment_and_errors", columns, rows, max(trainer.global_step - 1, 0))
     log_figures(trainer.loggers, {"summary/errors": figure}, max(trainer.global_step - 1, 0))
-    return text_table("Labels and initial residual seen from the Jacobian of the training data", columns, rows)
+    projected = "Labels and initial residual seen from the Jacobian of the training data"
+    return text_table("Errors" if columns[1] == "train error" else projected, columns, rows)
 
 
 def loss_table(memory: MemoryLogger) -> str:

@@ -31,6 +31,8 @@ def test_overrides_of_the_readme_change_what_they_name(train_into):
 def test_callbacks_none_trains_alone(train_into):
     run = train_into("callbacks=none", *SHORT)
     assert table_rows(run.output)["network"] == ["train error", "test error", "fitted flips"]
+    assert "\nErrors\n" in run.output
+    assert "Jacobian" not in run.output
     rows = read_jsonl(run.folder / "metrics.jsonl")
     assert {name.split("/")[0] for row in rows for name in row} == {"step", "epoch", "train", "test"}
 
