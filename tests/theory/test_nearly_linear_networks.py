@@ -260,7 +260,7 @@ def test_layers_without_a_norm_are_named(function, weight):
         (torch.ones(2), torch.ones(2), 0.0, "`margin`"),
         (torch.ones(2), torch.zeros(2), 1.0, "labels -1 and"),
         (torch.ones(2), torch.ones(3), 1.0, "each of the 2"),
-        (torch.tensor([math.nan, 1.0]), torch.ones(2), 1.0, "diverged"),
+        (torch.tensor([math.nan, 1.0]), torch.ones(2), 1.0, "NaN or infinity at \\[0\\]"),
         (torch.ones(2, 2), torch.ones(2), 1.0, "single output"),
     ],
 )

@@ -7,24 +7,6 @@ import torch
 from torch import Tensor
 
 
-def as_labels(labels: Tensor, n: int, name: str = "labels") -> Tensor:
-    """One real number per sample, ``(n,)`` or ``(n, 1)``, as float64 of shape ``(n,)``.
-
-    Raises:
-        ValueError: If there are not ``n`` numbers, or they are not finite.
-    """
-    if labels.dim() not in (1, 2) or labels.shape[0] != n or labels.numel() != n or labels.is_complex():
-        raise ValueError(
-            f"Expected `{name}` with one real number for each of the {n} samples, but got shape "
-            f"{tuple(labels.shape)} of {labels.dtype}; this theory has a single output, so pass one column at a time."
-        )
-    labels = labels.detach().double().reshape(n)
-    bad = (~labels.isfinite()).nonzero().flatten().tolist()
-    if bad:
-        raise ValueError(f"Expected finite `{name}`, but got NaN or infinity at {bad[:10]}; remove or fix them.")
-    return labels
-
-
 def as_gram(gram: Tensor) -> Tensor:
     """A symmetric matrix ``(n, n)`` in float64.
 

@@ -7,12 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_count
-from lightning_bounds.theory.fine_grained.arguments import as_labels
+from lightning_bounds.theory.arguments import as_inputs, as_labels, check_count
 from lightning_bounds.theory.fine_grained.extremes import largest_eigenvalue
 from lightning_bounds.theory.fine_grained.kernel import relu_gram
 from lightning_bounds.theory.fine_grained.projections import eigenvectors
-from lightning_bounds.theory.gaussian.blocks import checked_inputs
 
 _EPSILON = torch.finfo(torch.float64).eps
 # Up to this number of samples the eigenvalues are as cheap as anything.
@@ -122,7 +120,7 @@ def kernel_summary(inputs: Tensor, labels: Tensor, most_products: int | None = N
         >>> round(summary.inverse_form, 6), summary.status, round(summary.condition_number, 6)
         (6.0, 'regular', 1.0)
     """
-    inputs = checked_inputs(inputs)
+    inputs = as_inputs(inputs)
     wanted = as_labels(labels, len(inputs))
     if most_products is None:
         most_products = max(_LEAST_PRODUCTS, _PRODUCTS_TIMES_SAMPLES // len(inputs))

@@ -5,10 +5,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_count, check_not_negative, check_positive, check_probability
+from lightning_bounds.theory.arguments import (
+    as_labels,
+    check_count,
+    check_not_negative,
+    check_positive,
+    check_probability,
+)
 from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Bound, Condition, Term, condition
-from lightning_bounds.theory.fine_grained.arguments import as_labels
 from lightning_bounds.theory.fine_grained.complexity import kernel_summary
 from lightning_bounds.theory.fine_grained.conditions import (
     check_factors,

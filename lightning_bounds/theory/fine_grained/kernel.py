@@ -8,9 +8,8 @@ import math
 
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_count, check_probability
+from lightning_bounds.theory.arguments import as_inputs, check_count, check_probability
 from lightning_bounds.theory.gaussian.arc_cosine import relu_neural_covariance
-from lightning_bounds.theory.gaussian.blocks import checked_inputs
 
 
 def relu_gram(inputs: Tensor, other: Tensor | None = None) -> Tensor:
@@ -70,8 +69,8 @@ def finite_width_gram(inputs: Tensor, hidden_weight: Tensor, other: Tensor | Non
         tensor([[1.0000, 0.0000],
                 [0.0000, 0.5000]], dtype=torch.float64)
     """
-    rows = checked_inputs(inputs)
-    columns = rows if other is None else checked_inputs(other, "other").to(rows.device)
+    rows = as_inputs(inputs)
+    columns = rows if other is None else as_inputs(other, "other").to(rows.device)
     weight = hidden_weight.detach().to(rows)
     if weight.dim() != 2 or weight.shape[0] == 0 or not weight.shape[1] == columns.shape[1] == rows.shape[1]:
         raise ValueError(

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_positive
-from lightning_bounds.theory.fine_grained.arguments import as_labels, as_steps
+from lightning_bounds.theory.arguments import as_labels, check_positive
+from lightning_bounds.theory.fine_grained.arguments import as_steps
 from lightning_bounds.theory.fine_grained.trajectory import fitted_share, to_fit
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_positive
-from lightning_bounds.theory.fine_grained.arguments import as_gram, as_labels
+from lightning_bounds.theory.arguments import as_labels, check_positive
+from lightning_bounds.theory.fine_grained.arguments import as_gram
 
 
 class LabelProjections(NamedTuple):

@@ -5,8 +5,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_count, check_not_negative, check_positive, check_probability
-from lightning_bounds.theory.fine_grained.arguments import as_labels
+from lightning_bounds.theory.arguments import (
+    as_labels,
+    check_count,
+    check_not_negative,
+    check_positive,
+    check_probability,
+)
 
 
 class RademacherBound(NamedTuple):

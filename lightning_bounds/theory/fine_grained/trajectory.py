@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_not_negative, check_positive
-from lightning_bounds.theory.fine_grained.arguments import as_labels, as_steps
+from lightning_bounds.theory.arguments import as_labels, check_not_negative, check_positive
+from lightning_bounds.theory.fine_grained.arguments import as_steps
 from lightning_bounds.theory.fine_grained.projections import eigenvectors
 
 # A learning rate of exactly 1 / λ_1 may come out above it.

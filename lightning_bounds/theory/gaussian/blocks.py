@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from lightning_bounds.theory.arguments import as_inputs
 
 # Rows and columns of a tile: large enough for a fast product, small enough for the cache.
 TILE = 1024
@@ -17,31 +18,13 @@ class Rows(NamedTuple):
     directions: Tensor
 
 
-def checked_inputs(inputs: Tensor, name: str = "inputs") -> Tensor:
-    """Inputs ``(n, d)`` in float64.
-
-    Raises:
-        ValueError: If they are no matrix with at least one row and column, or not finite.
-    """
-    if inputs.dim() != 2 or 0 in inputs.shape or inputs.is_complex():
-        raise ValueError(
-            f"Expected real `{name}` of shape (n, d), one sample per row, but got {tuple(inputs.shape)} "
-            f"of {inputs.dtype}; flatten each sample."
-        )
-    inputs = inputs.detach().to(torch.float64)
-    bad = (~inputs.isfinite()).any(dim=1).nonzero().flatten()
-    if len(bad):
-        raise ValueError(f"Expected finite `{name}`, but samples {bad[:5].tolist()} are NaN or infinite.")
-    return inputs
-
-
 def checked_rows(inputs: Tensor, name: str = "inputs") -> Rows:
     """Norms and directions of the rows.
 
     Raises:
-        ValueError: As :func:`checked_inputs`, or if a row is zero, which has no direction, or its norm is out of range.
+        ValueError: As :func:`as_inputs`, or if a row is zero, which has no direction, or its norm is out of range.
     """
-    inputs = checked_inputs(inputs, name)
+    inputs = as_inputs(inputs, name)
     largest = inputs.abs().amax(dim=1)
     zero = (largest == 0).nonzero().flatten()
     if len(zero):
@@ -70,6 +53,7 @@ def map_gram(left: Tensor, right: Tensor | None, entries: Callable[[Tensor, slic
         Shape ``(n, m)``.
 
     Example:
+        >>> import torch
         >>> map_gram(torch.eye(2), None, lambda products, rows, columns: products + 1)
         tensor([[2., 1.],
                 [1., 2.]])

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from lightning_bounds.theory.arguments import as_inputs
 from lightning_bounds.theory.gaussian.activations import Elementwise, activation_function
-from lightning_bounds.theory.gaussian.blocks import checked_inputs, tiles
+from lightning_bounds.theory.gaussian.blocks import tiles
 
 
 class Estimate(NamedTuple):
@@ -45,7 +46,7 @@ def monte_carlo_covariance(
         >>> bool(((estimate.value - X @ X.T).abs() < 4 * estimate.standard_error).all())
         True
     """
-    inputs = checked_inputs(inputs)
+    inputs = as_inputs(inputs)
     if num_samples < 2:
         raise ValueError(f"Expected `num_samples` of at least 2, for a standard error, but got {num_samples}.")
     chosen = activation_function(activation)

@@ -76,42 +76,6 @@ def as_given(values: Tensor, given: float | Tensor) -> float | Tensor:
     return values if isinstance(given, Tensor) else float(values)
 
 
-def as_inputs(inputs: Tensor, name: str = "inputs") -> Tensor:
-    """Samples in rows, shape ``(n, d)``, in float64.
-
-    Raises:
-        ValueError: If the shape is another one, or a number is not finite.
-    """
-    if inputs.dim() != 2 or inputs.numel() == 0 or inputs.is_complex():
-        raise ValueError(
-            f"Expected real `{name}` of shape (n, d), one sample per row, but got {tuple(inputs.shape)} of "
-            f"{inputs.dtype}; flatten images."
-        )
-    inputs = inputs.detach().double()
-    bad = (~inputs.isfinite().all(dim=1)).nonzero().flatten().tolist()
-    if bad:
-        raise ValueError(f"Expected finite `{name}`, but samples {bad[:10]} are NaN or infinite; remove or fix them.")
-    return inputs
-
-
-def as_outputs(outputs: Tensor, n: int | None = None, name: str = "outputs") -> Tensor:
-    """One finite number per sample, ``(n,)`` or ``(n, 1)``, in float64 of shape ``(n,)``.
-
-    Raises:
-        ValueError: If there are not ``n`` numbers, at least one, or they are not finite.
-    """
-    n = outputs.numel() if n is None else n
-    if outputs.dim() not in (1, 2) or outputs.shape[0] != n or outputs.numel() != n or n == 0 or outputs.is_complex():
-        raise ValueError(
-            f"Expected `{name}` with one real number for each of the {n} samples, but got shape "
-            f"{tuple(outputs.shape)} of {outputs.dtype}; this theory has a single output."
-        )
-    outputs = outputs.detach().double().reshape(n)
-    if not bool(outputs.isfinite().all()):
-        raise ValueError(f"Expected finite `{name}`, but got NaN or infinity; the network has diverged.")
-    return outputs
-
-
 def check_weights(weights: Sequence[Tensor], features: int | None = None) -> None:
     """Raise ValueError unless matrices ``(n_l, n_{l-1})`` make a network of two or more layers and one output.
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_positive
-from lightning_bounds.theory.nearly_linear.arguments import as_inputs, as_outputs, check_fraction, check_weights
+from lightning_bounds.theory.arguments import as_inputs, as_labels, check_positive
+from lightning_bounds.theory.nearly_linear.arguments import check_fraction, check_weights
 
 
 def network_outputs(weights: Iterable[Tensor], inputs: Tensor, epsilon: float) -> Tensor:
@@ -64,7 +64,7 @@ def projected_loss(outputs: Tensor, labels: Tensor, inputs: Tensor) -> float:
     """
     inputs = as_inputs(inputs)
     n = len(inputs)
-    residual = as_outputs(labels, n, "labels") - as_outputs(outputs, n)
+    residual = as_labels(labels, n, "labels") - as_labels(outputs, n, "outputs")
     return float((residual.to(inputs.device) @ inputs).square().sum()) / (2 * n)
 
 

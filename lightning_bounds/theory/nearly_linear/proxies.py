@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_positive
+from lightning_bounds.theory.arguments import as_inputs, as_labels, check_positive
 from lightning_bounds.theory.bound import Bound, Term
 from lightning_bounds.theory.labels import as_signs
-from lightning_bounds.theory.nearly_linear.arguments import as_inputs, as_outputs
 from lightning_bounds.theory.nearly_linear.network import network_outputs
 
 
@@ -92,7 +91,7 @@ def second_order_proxy(first: Tensor, inputs: Tensor, residual: Tensor, train_in
         tensor([ 2., -2.], dtype=torch.float64)
     """
     inputs, train_inputs = as_inputs(inputs), as_inputs(train_inputs, "train_inputs")
-    first, residual = as_outputs(first, len(inputs), "first"), as_outputs(residual, len(train_inputs), "residual")
+    first, residual = as_labels(first, len(inputs), "first"), as_labels(residual, len(train_inputs), "residual")
     # For whitened inputs the pseudo-inverse of X is its transpose over m.
     return first + inputs @ (residual @ train_inputs / len(train_inputs))
 
@@ -131,7 +130,7 @@ def risks(outputs: Tensor, labels: Tensor, margin: float) -> Risks:
         Risks(error=0.5, ramp=0.625, margin=0.75)
     """
     check_positive("margin", margin)
-    outputs = as_outputs(outputs)
+    outputs = as_labels(outputs, name="outputs")
     products = outputs * as_signs(labels, len(outputs)).to(outputs.device)
     # E416: printed y f < 0, for which the zero network makes no error.
     return Risks(
@@ -197,5 +196,5 @@ def proxy_bound(
 
 
 def _deviation(outputs: Tensor, proxy: Tensor) -> float:
-    outputs = as_outputs(outputs)
-    return float((outputs - as_outputs(proxy, len(outputs), "proxy").to(outputs.device)).abs().mean())
+    outputs = as_labels(outputs, name="outputs")
+    return float((outputs - as_labels(proxy, len(outputs), "proxy").to(outputs.device)).abs().mean())

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_bounds.theory.arguments import as_inputs
 from lightning_bounds.theory.labels import as_signs
-from lightning_bounds.theory.nearly_linear.arguments import as_inputs
 
 # Directions whose second moment is smaller, relative to the largest, are not in the span.
 _THRESHOLD = 1e-10

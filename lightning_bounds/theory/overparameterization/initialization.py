@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_count
+from lightning_bounds.theory.arguments import as_inputs, check_count
 from lightning_bounds.theory.bound import Condition, condition
-from lightning_bounds.theory.gaussian.blocks import checked_inputs
 
 _UNIT = 1e-6
 
@@ -208,7 +207,7 @@ def spectral_norm(inputs: Tensor) -> float:
         >>> spectral_norm(torch.ones(4, 1))
         2.0
     """
-    return float(torch.linalg.matrix_norm(checked_inputs(inputs), ord=2))
+    return float(torch.linalg.matrix_norm(as_inputs(inputs), ord=2))
 
 
 def unit_rows(inputs: Tensor) -> Condition:

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_count
-from lightning_bounds.theory.gaussian.blocks import checked_inputs, tiles
+from lightning_bounds.theory.arguments import as_inputs, check_count
+from lightning_bounds.theory.gaussian.blocks import tiles
 
 # Rounding of a squared distance that is taken from inner products, and from where on it matters, as parts of the norms.
 _ROUNDING = 1e-14
@@ -54,7 +54,7 @@ def khatri_rao_sigma_min(inputs: Tensor, order: int = 2) -> float:
         >>> khatri_rao_sigma_min(torch.eye(3)), khatri_rao_sigma_min(torch.randn(4, 2))
         (1.0, 0.0)
     """
-    inputs = checked_inputs(inputs)
+    inputs = as_inputs(inputs)
     check_count("order", order)
     n, d = inputs.shape
     if n > math.comb(d + order - 1, order):
@@ -81,7 +81,7 @@ def separation(inputs: Tensor) -> float:
         >>> round(separation(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-0.8, 0.6]])), 4)
         0.6325
     """
-    inputs = checked_inputs(inputs)
+    inputs = as_inputs(inputs)
     if len(inputs) < 2:
         raise ValueError(f"Expected at least two inputs to separate, but got {len(inputs)}.")
     norms = inputs.square().sum(dim=1)

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_count
+from lightning_bounds.theory.arguments import as_inputs, check_count
 from lightning_bounds.theory.arithmetic import over
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.gaussian import derivative_bounds
 from lightning_bounds.theory.gaussian.activations import Elementwise, activation_function
-from lightning_bounds.theory.gaussian.blocks import checked_inputs
 from lightning_bounds.theory.overparameterization.conditioning import output_eigenvalue
 from lightning_bounds.theory.overparameterization.initialization import checked_labels, unit_rows
 
@@ -66,7 +65,7 @@ def random_feature_interpolation(
         >>> fit.output_weights
         tensor([1., 2.], dtype=torch.float64)
     """
-    inputs, hidden_weights = checked_inputs(inputs), checked_inputs(hidden_weights, "hidden_weights")
+    inputs, hidden_weights = as_inputs(inputs), as_inputs(hidden_weights, "hidden_weights")
     labels = checked_labels(labels, len(inputs))
     if inputs.shape[1] != hidden_weights.shape[1]:
         raise ValueError(
@@ -108,7 +107,7 @@ def random_feature_guarantee(
         >>> round(random_feature_guarantee(torch.eye(3), width=100, activation="relu").smallest_eigenvalue, 3)
         17.042
     """
-    inputs = checked_inputs(inputs)
+    inputs = as_inputs(inputs)
     check_count("width", width, least=2)
     bounds = derivative_bounds(activation)
     # The theorem needs no second derivative, so ReLU is covered.

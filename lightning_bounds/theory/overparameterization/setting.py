@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_bounds.theory.arguments import check_count, check_not_negative, check_positive
+from lightning_bounds.theory.arguments import as_inputs, check_count, check_not_negative, check_positive
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.gaussian import derivative_bounds
 from lightning_bounds.theory.gaussian.activations import Elementwise
-from lightning_bounds.theory.gaussian.blocks import checked_inputs
 from lightning_bounds.theory.overparameterization.initialization import (
     checked_labels,
     spectral_norm,
@@ -74,7 +73,7 @@ def setting(inputs: Tensor, labels: Tensor, width: int, step_fraction: float, to
     Raises:
         ValueError: If inputs or labels are not finite or do not match, or a number is out of range.
     """
-    inputs = checked_inputs(inputs)
+    inputs = as_inputs(inputs)
     labels = checked_labels(labels, len(inputs))
     check_count("width", width, least=2)
     for name, value in (("step_fraction", step_fraction), ("tolerance", tolerance)):
