@@ -13,7 +13,7 @@ from lightning_bounds.jacobian.lanczos import block_width
 from lightning_bounds.jacobian.multiplication import matmul
 from lightning_bounds.jacobian.operator import JacobianOperator
 from lightning_bounds.jacobian.pieces import gram_multiplications, made_columns
-from lightning_bounds.jacobian.products import ROW_BYTES, SKETCH, TILE_BYTES
+from lightning_bounds.jacobian.products import ROW_BYTES, TILE_BYTES, sketch_columns
 
 # Steps of an iteration to 1e-3 from nothing, as seen on residual networks; the first pass over rows comes on top.
 _LANCZOS_STEPS, _RANDOMIZED_STEPS, _DENSITY_STEPS, _DENSITY_PROBES = 4, 8, 40, 8
@@ -177,7 +177,7 @@ def _held_bytes(jacobian: JacobianOperator, storage: torch.dtype, wanted: int) -
     rows, columns = jacobian.shape
     working = torch.promote_types(storage, torch.float32).itemsize
     widened = TILE_BYTES + (0 if storage == jacobian.dtype else ROW_BYTES)
-    sketch = rows * SKETCH * working if columns >= 4 * SKETCH else 0
+    sketch = rows * sketch_columns(rows, columns) * working
     return rows * columns * storage.itemsize + widened + max(sketch, columns * wanted * working) + _basis(rows, wanted)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from lightning_bounds.jacobian.multiplication import add_product, matmul
 from lightning_bounds.jacobian.operator import JacobianOperator
 
-# Bytes of rows made at a time, and of columns worked on at a time; samples of a spot check; columns of a sketch.
-ROW_BYTES, TILE_BYTES, _SPOT, SKETCH = 2**27, 2**23, 16, 2**13
-# Columns over which a product sums at most, and parts in which all rows are made.
-_WHOLE, _PARTS = 2**16, 4
+# Bytes of rows made at a time, and of columns worked on at a time; samples of a spot check; most columns of a sketch.
+ROW_BYTES, TILE_BYTES, _SPOT, _SKETCH = 2**27, 2**23, 16, 2**13
+# Columns over which a product sums at most, of a copy and of a whole matrix; parts in which all rows are made.
+_COPIED, _WHOLE, _PARTS = 2**13, 2**16, 4
 # Epsilons that a product loses, of its largest possible length: with some room above what was measured.
 _PRODUCT_ROUNDING = 4.0
 
@@ -179,16 +179,18 @@ class HeldRows:
             product[start : start + tile.shape[1]] = matmul(across * scale if self.lossy else across, tile).T
         return product
 
-    def sketch(self, generator: torch.Generator, columns: int = SKETCH) -> Tensor | None:
+    def sketch(self, generator: torch.Generator, columns: int | None = None) -> Tensor | None:
         """``J S`` with every column of ``J`` added to one of a few, with a random sign; None if ``p`` is not larger.
 
-        ``E[J S S^T J^T] = J J^T``, and the leading left vectors of ``J S`` are near those of ``J``.
+        They are as many as :func:`sketch_columns` says if not given. ``E[J S S^T J^T] = J J^T``, and the leading left
+        vectors of ``J S`` are near those of ``J``.
 
         References:
             Clarkson & Woodruff, Low rank approximation and regression in input sparsity time, STOC 2013.
         """
         rows, total = self.jacobian.shape
-        if total < 4 * columns:
+        columns = columns or sketch_columns(rows, total)
+        if not 0 < 4 * columns <= total:
             return None
         signs = torch.randint(0, 2, (total,), generator=generator).to(self.scales[0]).mul_(2).sub_(1)
         sketch = self.scales[0].new_zeros(rows, columns)
@@ -231,7 +233,7 @@ class HeldRows:
                 or a copy of some of its columns.
         """
         rows, first = self.jacobian.shape[0], 0
-        widest = min(columns or SKETCH, max(self.jacobian.sizes), max(1, TILE_BYTES // (self.working.itemsize * rows)))
+        widest = min(columns or _COPIED, max(self.jacobian.sizes), max(1, TILE_BYTES // (self.working.itemsize * rows)))
         held = self.matrices[0].dtype
         buffer = self.scales[0].new_empty(0)
         for matrix, scale in zip(self.matrices, self.scales, strict=True):
@@ -245,6 +247,17 @@ class HeldRows:
                     tile = buffer[: tile.numel()].view(tile.shape).copy_(tile)
                 yield first + start, tile, scale
             first += matrix.shape[1]
+
+
+def sketch_columns(rows: int, columns: int) -> int:
+    """Columns of a sketch, fewer where there are many rows; 0 if ``J`` has hardly more.
+
+    Example:
+        >>> sketch_columns(3072, 268579), sketch_columns(12288, 268579), sketch_columns(3072, 20000)
+        (8192, 2730, 0)
+    """
+    wanted = max(1, min(_SKETCH, 2**25 // rows))
+    return wanted if columns >= 4 * wanted else 0
 
 
 def row_blocks(
