@@ -101,7 +101,10 @@ def leading_pairs(
         if new.shape[1] == 0:
             return RitzPairs(theta, vectors, norms, errors, images[size:], products)
         products += new.shape[1]
-        basis, image = torch.cat([basis, new], dim=1), torch.cat([image, multiply(new)], dim=1)
+        # Where vectors are long these are most of the memory, beside which the product has to fit.
+        del vectors, images, residuals, relative
+        image = torch.cat([image, multiply(new)], dim=1)
+        basis = torch.cat([basis, new], dim=1)
     raise ArithmeticError(
         f"Expected {rank} singular values to {tolerance:g}, but after {products} products their error bars reach "
         f"{float((errors / theta[:rank].sqrt()).max()):.3g}; raise `tolerance`, or use method='gram'."
