@@ -27,10 +27,10 @@ def selected_parameters(model: nn.Module, layers: Sequence[str] | None = None) -
         raise ValueError(
             f"Expected `layers` to be a sequence of patterns, but got the string {layers!r}; write [{layers!r}]."
         )
-    named = {_plain(name): parameter for name, parameter in model.named_parameters()}
+    named = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     if layers is not None:
         # Tied parameters answer to each of their names.
-        names = {_plain(name): id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+        names = {plain_name(name): id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
         for pattern in layers:
             _check_pattern(pattern, list(names))
         chosen = {key for name, key in names.items() if any(_selects(pattern, name) for pattern in layers)}
@@ -45,8 +45,13 @@ def selected_parameters(model: nn.Module, layers: Sequence[str] | None = None) -
     return trainable
 
 
-def _plain(name: str) -> str:
-    """The name without the wrapper that `torch.compile` puts around a module."""
+def plain_name(name: str) -> str:
+    """The name of a parameter or module without the wrapper that ``torch.compile`` puts around a module.
+
+    Example:
+        >>> plain_name("network._orig_mod.0"), plain_name("")
+        ('network.0', '')
+    """
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 

@@ -55,6 +55,13 @@ def test_a_path_is_as_long_as_its_steps(dtypes):
         assert weight.dtype == places[-1][name].dtype
 
 
+def test_a_large_weight_is_not_copied_beside_small_ones():
+    weights = {"first": torch.zeros(3), "large": torch.zeros(2**21), "second": torch.zeros(4)}
+    path = Path(weights)
+    assert path._gathered == [["first", "second"], ["large"]]
+    assert list(path.last()) == list(weights)
+
+
 def test_short_steps_of_float64_weights_keep_their_digits():
     first = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0])}
     path = Path(first)

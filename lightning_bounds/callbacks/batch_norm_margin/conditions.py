@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_bounds.callbacks.batch_norm_margin.layers import BATCH_NORMS, Observation, WholeSetNetwork, plain_name
+from lightning_bounds.callbacks.batch_norm_margin.layers import BATCH_NORMS, Observation, WholeSetNetwork, module_name
 from lightning_bounds.lightning import pl
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.labels import label_matrix
@@ -64,7 +64,7 @@ def network_conditions(model: nn.Module, observation: Observation, training: Tra
         observation: Its layers with batch norm.
         training: How it is trained.
     """
-    named = {plain_name(name): part for name, part in model.named_modules()}
+    named = {module_name(name): part for name, part in model.named_modules()}
     layers = [named[layer.name] for layer in observation.layers]
     norms = [layer for layer in layers if isinstance(layer, BATCH_NORMS)]
     paper = [layer for layer in layers if isinstance(layer, WholeSetNetwork)]

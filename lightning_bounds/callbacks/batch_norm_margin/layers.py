@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_bounds.jacobian.forward import Inputs, OutputFn, output_matrix, prepared
 from lightning_bounds.jacobian.guard import full_precision, observed
+from lightning_bounds.jacobian.parameters import plain_name
 from lightning_bounds.theory.batch_norm_margin.normalization import displacement
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -180,21 +181,21 @@ def effective_rows(directions: Tensor, normalization: Tensor) -> Tensor:
     return torch.where(N > 0, directions.double() / N.where(N > 0, torch.ones_like(N)), torch.zeros_like(N))
 
 
-def plain_name(name: str) -> str:
+def module_name(name: str) -> str:
     """A module's name without the wrapper that torch.compile puts around modules; the whole model is ``network``.
 
     Example:
-        >>> plain_name("network._orig_mod.0"), plain_name("")
+        >>> module_name("network._orig_mod.0"), module_name("")
         ('network.0', 'network')
     """
-    return ".".join(part for part in name.split(".") if part != "_orig_mod") or "network"
+    return plain_name(name) or "network"
 
 
 class _Recorder:
     """Hooks that write down batch norms, what stands in front of them and what is called next."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.names = {module: plain_name(name) for name, module in model.named_modules()}
+        self.names = {module: module_name(name) for name, module in model.named_modules()}
         self.layers: dict[str, NormalizedLayer] = {}
         self.called: dict[str, None] = {}
         self._last: tuple[nn.Module, Tensor] | None = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
+from lightning_bounds.jacobian.parameters import plain_name
 from lightning_bounds.theory.bound import Condition, condition
 from lightning_bounds.theory.layer_norms import spectral_norm
 from lightning_bounds.theory.nearly_linear import input_layer_ratio, projected_loss, strength
@@ -77,7 +78,7 @@ def leaky_layers(module: nn.Module) -> Layers:
             "slope 1 - epsilon (or ReLU) between them and one output, to which the theorem applies, "
             f"but got {'; '.join(found)}."
         )
-    names = [".".join(part for part in f"{name}.weight".split(".") if part != "_orig_mod") for name in layers]
+    names = [plain_name(f"{name}.weight") for name in layers]
     weights: list[Tensor] = [layer.weight for layer in layers.values()]
     return Layers(names, weights, 1 - slopes[0] if slopes else 0.0)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from lightning_bounds.jacobian.parameters import plain_name
+
 # Entries of small weights that are handled as one tensor, and of places that are kept until they are measured together.
 _GATHERED = 2**20
 
@@ -29,8 +31,7 @@ class Weights:
         self._places: dict[str, tuple[nn.Module, str]] = {}
         for path, _ in module.named_parameters():
             owner, _, attribute = path.rpartition(".")
-            name = ".".join(part for part in path.split(".") if part != "_orig_mod")
-            self._places[name] = (owners[owner], attribute)
+            self._places[plain_name(path)] = (owners[owner], attribute)
         if names is not None:
             self._places = {name: self._places[name] for name in names if name in self._places}
 
@@ -143,10 +144,12 @@ def _norm(norms: list[Tensor]) -> Tensor:
 
 def _gathered(weights: Mapping[str, Tensor]) -> list[list[str]]:
     """Names of small weights of one type and device together, a large one for itself."""
-    groups: dict[tuple[torch.dtype, torch.device, int], list[str]] = {}
+    groups: dict[tuple[torch.dtype, torch.device, str], list[str]] = {}
     entries: dict[tuple[torch.dtype, torch.device], int] = {}
     for name, weight in weights.items():
-        kind = (weight.dtype, weight.device)
-        entries[kind] = entries.get(kind, 0) + weight.numel()
-        groups.setdefault((*kind, entries[kind] // _GATHERED), []).append(name)
+        kind, place = (weight.dtype, weight.device), name
+        if weight.numel() < _GATHERED:
+            entries[kind] = entries.get(kind, 0) + weight.numel()
+            place = str(entries[kind] // _GATHERED)
+        groups.setdefault((*kind, place), []).append(name)
     return list(groups.values())
