@@ -77,6 +77,11 @@ class Chunk:
         self.layouts, self.parameters, self.scratch = layering.layouts, parameters, scratch
         known = {id(parameter): name for name, parameter in parameters.items()}
         recording = recorded(lambda: forward(indices), known, layering.copied)
+        alone = len(indices) == 1 and signature(recording, known) != layering.signature
+        if alone:
+            # A batch of one may take another way, as where a class token is expanded to as many as there are samples.
+            indices = indices.repeat(2)
+            recording = recorded(lambda: forward(indices), known, layering.copied)
         if signature(recording, known) != layering.signature:
             raise UnevenError("the forward pass of some samples makes other calls than that of others")
         used = sorted({use.call for group in layering.groups for use in group.uses})
@@ -86,6 +91,8 @@ class Chunk:
         groups = layering.groups if wanted is None else wanted
         self.gradients = _gradients(recording, sorted({use.call for group in groups for use in group.uses}))
         self.num_samples, self.num_outputs = recording.outputs.shape
+        if alone:
+            self._keep_first(used)
 
     def factors(self, group: Group) -> Factors:
         """The outer products of a group that has a shape."""
@@ -140,6 +147,15 @@ class Chunk:
         left, right = self.factors(group)
         weighted = torch.einsum("nk,ngkos->gons", vector, left.unflatten(2, (self.num_outputs, -1)))
         return torch.bmm(weighted.flatten(2), right.transpose(0, 1).flatten(1, 2)).flatten()
+
+    def _keep_first(self, numbers: Sequence[int]) -> None:
+        """Forget all samples but the first."""
+        first = {number: self.layouts[number].first_sample for number in numbers}
+        calls = {number: self.calls[number] for number in numbers}
+        kept = {number: replace(call, inputs=first[number](call.inputs)) for number, call in calls.items()}
+        self.calls = {**self.calls, **kept}
+        self.gradients = {number: [first[number](g) for g in parts] for number, parts in self.gradients.items()}
+        self.num_samples = 1
 
     def _factors(self, number: int, scratch: Scratch | None) -> Factors:
         call = self.calls[number]

@@ -38,6 +38,11 @@ class Layout(NamedTuple):
             return tensor.unflatten(self.dim, (self.repeats, n)).movedim((self.dim + 1, self.dim), (0, 1))
         return tensor.unflatten(self.dim, (n, self.repeats)).movedim((self.dim, self.dim + 1), (0, 1))
 
+    def first_sample(self, tensor: Tensor) -> Tensor:
+        """The part of the tensor that belongs to the first sample, with as many dimensions."""
+        first = self.samples_first(tensor)[:1]
+        return first.movedim((0, 1), (self.dim, self.dim + 1)).flatten(self.dim, self.dim + 1)
+
 
 class Factors(NamedTuple):
     """Outer products that add up to the gradients by a weight matrix, in ``groups`` that see separate inputs.

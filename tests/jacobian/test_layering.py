@@ -235,8 +235,30 @@ def test_a_chunk_of_one_sample_may_lose_a_dimension():
     model, inputs = Network(STRANGE["squeezed"]), torch.randn(4, 3)
     expected, operator = jacobian_by_loop(model, inputs), JacobianOperator(model, inputs)
     torch.testing.assert_close(operator.rows(1, 2), expected[2:4], rtol=1e-9, atol=1e-9)
-    assert operator.layering.plain == operator.names
-    assert "other calls" in operator.layering.reason
+    assert operator.layering.plain == [], operator.layering.reason
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_network_that_treats_one_sample_in_its_own_way_keeps_its_rules(name):
+    forward, _ = LAYOUTS[name]
+    # What one sample gets is no other number, but one more call of a layer with parameters.
+    model = Network(lambda x, a, b: forward(x, a, b) if len(x) > 1 else forward(x, a, b) + 0 * b(a(x)).sum())
+    inputs = torch.randn(4, 3, 3)
+    expected, operator = jacobian_by_loop(model, inputs), JacobianOperator(model, inputs)
+    for i in range(4):
+        rows = operator.rows(i, i + 1)
+        torch.testing.assert_close(rows, expected[i * len(rows) : (i + 1) * len(rows)], rtol=1e-9, atol=1e-9)
+    assert operator.layering.plain == [], operator.layering.reason
+
+
+def test_a_class_token_is_expanded_for_one_sample_too():
+    case = CASES["vision_transformer"]()
+    expected = jacobian_by_loop(case.model, case.inputs)
+    for n in (1, 3):
+        operator = agreed(case.model, case.inputs[:n])
+        torch.testing.assert_close(operator.rows(n - 1, n), expected[2 * n - 2 : 2 * n], rtol=1e-9, atol=1e-9)
+        operator.plan()
+        assert operator.layering.plain == [], operator.layering.reason
 
 
 def test_layers_may_change_from_one_operator_to_the_next():
