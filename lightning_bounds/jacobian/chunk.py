@@ -15,12 +15,12 @@ from lightning_bounds.jacobian.differentiation import vector_jacobian_products
 from lightning_bounds.jacobian.groups import Group, Use
 from lightning_bounds.jacobian.layers import Factors, Layout
 from lightning_bounds.jacobian.scratch import Scratch
-from lightning_bounds.jacobian.tape import Call, Recording, recorded, sources_of
+from lightning_bounds.jacobian.tape import Call, Key, Recording, recorded, sources_of
 
 # Outputs (n, K) of the samples with these indices.
 Forward = Callable[[Tensor], Tensor]
 Parameters = Mapping[str, nn.Parameter]
-Signature = list[tuple[object, int, int, dict[str, list[str | None]]]]
+Signature = list[tuple[object, int, int, dict[str, tuple[bool, list[str | None]]]]]
 
 
 class UnevenError(RuntimeError):
@@ -37,6 +37,7 @@ class Layering:
         layouts: Where the samples are in each call.
         signature: The calls that every forward pass must make.
         copied: Calls whose inputs are overwritten later.
+        shared: Keys of calls that see no samples.
         sample_bytes: What a forward and a backward pass keep for a sample.
         reason: Why no rule is used at all, if so.
     """
@@ -46,6 +47,7 @@ class Layering:
     layouts: list[Layout]
     signature: Signature
     copied: frozenset[int] = frozenset()
+    shared: frozenset[Key] = frozenset()
     sample_bytes: int = 0
     reason: str = ""
 
@@ -76,12 +78,12 @@ class Chunk:
     ) -> None:
         self.layouts, self.parameters, self.scratch = layering.layouts, parameters, scratch
         known = {id(parameter): name for name, parameter in parameters.items()}
-        recording = recorded(lambda: forward(indices), known, layering.copied)
+        recording = recorded(lambda: forward(indices), known, layering.copied, layering.shared)
         alone = len(indices) == 1 and signature(recording, known) != layering.signature
         if alone:
             # A batch of one may take another way, as where a class token is expanded to as many as there are samples.
             indices = indices.repeat(2)
-            recording = recorded(lambda: forward(indices), known, layering.copied)
+            recording = recorded(lambda: forward(indices), known, layering.copied, layering.shared)
         if signature(recording, known) != layering.signature:
             raise UnevenError("the forward pass of some samples makes other calls than that of others")
         used = sorted({use.call for group in layering.groups for use in group.uses})
@@ -201,13 +203,13 @@ def outer_products(factors: Factors, out: Tensor) -> None:
 
 
 def signature(recording: Recording, known: Mapping[int, str]) -> Signature:
-    """What each call is: its layer, dimensions, and from which parameters its weights come."""
+    """What each call is: its layer, dimensions, which of its weights are parameters, and from which the others come."""
     return [
         (
             call.layer,
             call.inputs.dim(),
             len(call.shape),
-            {role: [known.get(id(p)) for p in sources_of(weight)] for role, weight in call.weights.items()},
+            {role: (w.is_leaf, [known.get(id(p)) for p in sources_of(w)]) for role, w in call.weights.items()},
         )
         for call in recording.calls
     ]

@@ -6,7 +6,7 @@ from torch import Tensor
 from lightning_bounds.jacobian.chunk import Chunk, Forward, Layering, Parameters, UnevenError, signature
 from lightning_bounds.jacobian.groups import Group, groups_of, link_biases
 from lightning_bounds.jacobian.layers import Layout
-from lightning_bounds.jacobian.tape import Call, Recording, recorded
+from lightning_bounds.jacobian.tape import Call, Key, Recording, recorded
 
 # Two ways to the same gradient may differ by this, and by a hundredth of it of the whole gradient.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -40,10 +40,16 @@ def layering_of(forward: Forward, parameters: Parameters, num_samples: int, coup
 def _layering(forward: Forward, parameters: Parameters, num_samples: int) -> Layering:
     known = {id(parameter): name for name, parameter in parameters.items()}
     three = torch.arange(3) % num_samples
-    small = recorded(lambda: forward(three[:2]), known)
-    large = recorded(lambda: forward(three), known, small.copied)
-    if signature(small, known) != signature(large, known):
-        raise UnevenError("the forward pass of two samples makes other calls than that of three")
+    shared = frozenset[Key]()
+    while True:
+        small = recorded(lambda: forward(three[:2]), known, frozenset(), shared)
+        large = recorded(lambda: forward(three), known, small.copied, shared)
+        if signature(small, known) != signature(large, known):
+            raise UnevenError("the forward pass of two samples makes other calls than that of three")
+        alike = {a.key for a, b in zip(small.calls, large.calls, strict=True) if _grows_nowhere(a, b)}
+        if not alike:
+            break
+        shared |= alike
     layouts = [_layout(first, second) for first, second in zip(small.calls, large.calls, strict=True)]
     unseen = _unseen(large, parameters)
     groups, plain = list[Group](), list[str]()
@@ -54,11 +60,16 @@ def _layering(forward: Forward, parameters: Parameters, num_samples: int) -> Lay
         else:
             groups += found
     known_layouts = [layout or Layout(0) for layout in layouts]
-    layering = Layering(groups, plain, known_layouts, signature(large, known), large.copied, _sample_bytes(large))
+    calls = signature(large, known)
+    layering = Layering(groups, plain, known_layouts, calls, large.copied, shared, _sample_bytes(large))
     del small, large
     _confirm(layering, forward, parameters, three)
     link_biases(layering.groups)
     return layering
+
+
+def _grows_nowhere(two: Call, three: Call) -> bool:
+    return two.inputs.shape == three.inputs.shape and two.shape == three.shape
 
 
 def _layout(two: Call, three: Call) -> Layout | None:

@@ -1,6 +1,7 @@
 """Writing down each call of a function with a parameter: what went in, and where its derivative can be read."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -13,6 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_bounds.jacobian.layers import LAYERS, OPERATORS, SUM, Layer
 from lightning_bounds.jacobian.recurrent import RECURRENT
+from lightning_bounds.jacobian.rewriting import REWRITTEN, rewritten
+
+# A layer, names of parameters, a count.
+Key = tuple[Layer, frozenset[Any], int]
 
 
 @dataclass(eq=False)
@@ -26,6 +31,7 @@ class Call:
         options: The other arguments, by name.
         edge: Where the gradient by ``y`` can be asked for.
         shape: Shape of ``y``.
+        key: Which call it is: its layer, the parameters that its weights come from, and which of such calls.
         version: How often the inputs had been changed in place when the layer saw them.
     """
 
@@ -35,6 +41,7 @@ class Call:
     options: dict[str, Any]
     edge: GradientEdge | None
     shape: tuple[int, ...]
+    key: Key
     version: int
 
     @property
@@ -50,14 +57,22 @@ class Tape(TorchFunctionMode):
     gradient of a weight. What no layer knows keeps its graph down to the parameters.
 
     Args:
-        parameters: Identities of the parameters that are differentiated by. Others are constants.
+        parameters: Names of the parameters that are differentiated by, by their identities. Others are constants.
         copied: Numbers of calls whose inputs are copied, because something overwrites them later.
+        shared: Keys of calls that see no samples, such as the embedding of positions. They are not written down: what
+            they give comes from parameters, and is the weight of the call that brings it to the samples.
     """
 
-    def __init__(self, parameters: Mapping[int, Any], copied: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[int, Any],
+        copied: frozenset[int] = frozenset(),
+        shared: frozenset[Key] = frozenset(),
+    ) -> None:
         super().__init__()
-        self.parameters, self.copied, self.calls = parameters, copied, list[Call]()
+        self.parameters, self.copied, self.shared, self.calls = parameters, copied, shared, list[Call]()
         self._taps: set[Any] = set()
+        self._met = Counter[Any]()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -67,9 +82,11 @@ class Tape(TorchFunctionMode):
         layer = LAYERS.get(func)
         if layer is not None:
             return self._layer_call(layer, func, args, kwargs)
-        if func in (torch.matmul, Tensor.matmul) and self._multiplies(args):
+        if func in REWRITTEN:
             with self:
-                return functional.linear(args[0], args[1].T)
+                outputs = rewritten(func, args, kwargs, self._is_weight)
+            if outputs is not None:
+                return outputs
         if func in OPERATORS and not kwargs and len(args) == 2:
             sides = args if self._acts_on(*args) else args[::-1]
             if self._acts_on(*sides):
@@ -93,20 +110,16 @@ class Tape(TorchFunctionMode):
                 return _body(func)(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _multiplies(self, args: tuple[Any, ...]) -> bool:
-        """Whether a matrix that comes from parameters is multiplied from the left."""
-        inputs, weight = args[:2]
-        return weight.dim() == 2 and self._from_parameters(weight) and not self._from_parameters(inputs)
+    def _is_weight(self, argument: Any) -> bool:
+        return isinstance(argument, Tensor) and self._from_parameters(argument)
 
     def _acts_on(self, inputs: Any, weight: Any) -> bool:
-        """Whether one side comes from parameters, and the other is data that has passed a layer, of full shape.
-
-        Data that has passed none cannot be told from a constant that a weight is made of.
-        """
+        """Whether one side comes from parameters, and the other is data of full shape, or a constant that is shared."""
         if not isinstance(inputs, Tensor) or not isinstance(weight, Tensor) or weight.dim() > inputs.dim():
             return False
         fits = all(size in (1, full) for size, full in zip(weight.shape[::-1], inputs.shape[::-1], strict=False))
-        return fits and inputs.requires_grad and self._from_parameters(weight) and not self._from_parameters(inputs)
+        known = fits and inputs.is_floating_point() and self._from_parameters(weight)
+        return known and not self._from_parameters(inputs)
 
     def _layer_call(
         self, layer: Layer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -115,6 +128,9 @@ class Tape(TorchFunctionMode):
         roles = [role for role in layer.roles if isinstance(options.get(role), Tensor)]
         weights = {role: options[role] for role in roles if self._from_parameters(options[role])}
         if not weights or not layer.supports(options):
+            return func(*args, **kwargs)
+        key = self._key(layer, weights.values())
+        if key in self.shared:
             return func(*args, **kwargs)
         inputs = options["input"]
         constant = {id(weight): weight.detach() for weight in weights.values()}
@@ -131,9 +147,15 @@ class Tape(TorchFunctionMode):
         if len(self.calls) in self.copied:
             kept = kept.clone()
         options = {name: value for name, value in options.items() if name not in (*roles, "input")}
-        self.calls.append(Call(layer, kept, weights, options, edge, tuple(outputs.shape), kept._version))
+        self.calls.append(Call(layer, kept, weights, options, edge, tuple(outputs.shape), key, kept._version))
         # A leaf must not be overwritten in place, and a view loses its place in the graph then; a copy may be.
         return outputs.clone() if outputs.is_leaf or outputs._is_view() else outputs
+
+    def _key(self, layer: Layer, weights: Iterable[Tensor]) -> Key:
+        """The key of the next such call, which does not change when other calls become shared."""
+        names = frozenset(self.parameters[id(source)] for weight in weights for source in sources_of(weight))
+        self._met[layer, names] += 1
+        return layer, names, self._met[layer, names]
 
     def _from_parameters(self, weight: Tensor) -> bool:
         """Whether a tensor is one of the parameters, or computed from parameters and constants alone."""
@@ -183,7 +205,10 @@ class Recording(NamedTuple):
 
 
 def recorded(
-    forward: Callable[[], Tensor], parameters: Mapping[int, Any], copied: frozenset[int] = frozenset()
+    forward: Callable[[], Tensor],
+    parameters: Mapping[int, Any],
+    copied: frozenset[int] = frozenset(),
+    shared: frozenset[Key] = frozenset(),
 ) -> Recording:
     """A forward pass written down; run again if it overwrites an input that was not known to need a copy.
 
@@ -194,7 +219,7 @@ def recorded(
         [['weight', 'bias']]
     """
     while True:
-        with Tape(parameters, copied) as tape:
+        with Tape(parameters, copied, shared) as tape:
             outputs = forward()
         overwritten = frozenset(number for number, call in enumerate(tape.calls) if call.overwritten)
         if not overwritten:
