@@ -13,10 +13,10 @@ IsWeight = Callable[[Any], bool]
 
 
 def rewritten(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], is_weight: IsWeight) -> Tensor | None:
-    """What an operation gives, made by ``linear``, ``add``, ``mul`` and ``expand``; None if it is none of those below.
+    """What an operation gives, made by ``linear``, ``add`` and ``mul``; None if it is none of those below.
 
-    Products with a matrix from either side, ``addmm``, contractions by ``einsum``, differences, quotients, copies by
-    ``repeat``, and what overwrites the data by one of these.
+    Products with a matrix from either side, ``addmm``, contractions by ``einsum``, differences, quotients, copies for
+    each sample by ``expand`` or ``repeat``, and what overwrites the data by one of these.
 
     Args:
         func: The operation.
@@ -97,8 +97,17 @@ def _quotient(is_weight: IsWeight, first: Any, second: Any) -> Tensor | None:
     return torch.mul(first, second.reciprocal()) if is_weight(second) else torch.mul(second.reciprocal(), first)
 
 
-def _repeated(is_weight: IsWeight, weight: Any, *sizes: Any) -> Tensor | None:
+def _expanded(is_weight: IsWeight, weight: Any, *sizes: Any) -> Tensor | None:
     """A weight once for each sample, as class tokens are."""
+    if not is_weight(weight):
+        return None
+    expanded = weight.detach().expand(*sizes)
+    each = expanded.dim() > 0 and expanded.stride(0) == 0
+    return torch.add(torch.zeros_like(expanded), weight) if each else None
+
+
+def _repeated(is_weight: IsWeight, weight: Any, *sizes: Any) -> Tensor | None:
+    """The same, with memory of its own."""
     counts: Sequence[int] = sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
     alike = len(counts) == weight.dim() and weight.dim() > 0 and all(count == 1 for count in counts[1:])
     if not is_weight(weight) or not alike or weight.shape[0] != 1:
@@ -124,6 +133,7 @@ REWRITTEN: dict[Any, tuple[Callable[..., Tensor | None], int | None]] = {
     torch.einsum: (_contraction, 3),
     **dict.fromkeys((torch.sub, Tensor.sub), (_difference, 2)),
     **dict.fromkeys((torch.div, Tensor.div, torch.true_divide, Tensor.true_divide), (_quotient, 2)),
+    Tensor.expand: (_expanded, None),
     Tensor.repeat: (_repeated, None),
     Tensor.add_: (_in_place(torch.add), 2),
     Tensor.sub_: (_in_place(torch.sub), 2),

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightning_bounds.jacobian.layers import LAYERS, OPERATORS, SUM, Layer
+from lightning_bounds.jacobian.layers import LAYERS, OPERATORS, Layer
 from lightning_bounds.jacobian.recurrent import RECURRENT
 from lightning_bounds.jacobian.rewriting import REWRITTEN, rewritten
 
@@ -91,10 +90,6 @@ class Tape(TorchFunctionMode):
             sides = args if self._acts_on(*args) else args[::-1]
             if self._acts_on(*sides):
                 return self._layer_call(OPERATORS[func], func, sides, kwargs)
-        if func is Tensor.expand and self._from_parameters(args[0]):
-            expanded = args[0].detach().expand(*args[1:], **kwargs)
-            if expanded.stride(0) == 0:  # one for each sample, as class tokens are
-                return self._layer_call(SUM, torch.add, (torch.zeros_like(expanded), args[0]), {})
         name = getattr(func, "__name__", "")
         if name in RECURRENT and getattr(func, "__module__", None) == "torch":
             with self:
@@ -213,6 +208,7 @@ def recorded(
     """A forward pass written down; run again if it overwrites an input that was not known to need a copy.
 
     Example:
+        >>> import torch
         >>> linear, x = torch.nn.Linear(2, 1), torch.ones(3, 2)
         >>> calls = recorded(lambda: linear(x), {id(p): p for p in linear.parameters()}).calls
         >>> [list(call.weights) for call in calls]
