@@ -78,12 +78,11 @@ class Chunk:
     ) -> None:
         self.layouts, self.parameters, self.scratch = layering.layouts, parameters, scratch
         known = {id(parameter): name for name, parameter in parameters.items()}
-        recording = recorded(lambda: forward(indices), known, layering.copied, layering.shared)
-        alone = len(indices) == 1 and signature(recording, known) != layering.signature
+        alone = len(indices) == 1
         if alone:
             # A batch of one may take another way, as where a class token is expanded to as many as there are samples.
             indices = indices.repeat(2)
-            recording = recorded(lambda: forward(indices), known, layering.copied, layering.shared)
+        recording = recorded(lambda: forward(indices), known, layering.copied, layering.shared)
         if signature(recording, known) != layering.signature:
             raise UnevenError("the forward pass of some samples makes other calls than that of others")
         used = sorted({use.call for group in layering.groups for use in group.uses})

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_bounds.jacobian.differentiation import selected_rows
+from lightning_bounds.jacobian.guard import kept_attributes
+
 # Machine epsilons below it are those of float64.
 _FINE = 1e-10
 
@@ -33,23 +36,6 @@ def num_samples(inputs: Inputs) -> int:
     if tensors[0].shape[0] == 0:
         raise ValueError("Expected at least one sample, but the first dimension of the inputs is 0.")
     return tensors[0].shape[0]
-
-
-def take(inputs: Inputs, start: int, stop: int) -> Inputs:
-    """A copy of samples ``start .. stop-1``, which an in-place layer may overwrite.
-
-    Tensors without a sample dimension are copied whole.
-
-    Example:
-        >>> take((torch.arange(4), torch.arange(4)), 1, 3)
-        (tensor([1, 2]), tensor([1, 2]))
-    """
-    n = num_samples(inputs)
-
-    def part(tensor: Tensor) -> Tensor:
-        return (tensor[start:stop] if tensor.dim() and tensor.shape[0] == n else tensor).clone()
-
-    return map_tensors(inputs, part)
 
 
 def select(inputs: Inputs, indices: Tensor) -> Inputs:
@@ -114,13 +100,14 @@ def output_matrix(model: nn.Module, inputs: Inputs, output_fn: OutputFn | None =
         >>> output_matrix(nn.Flatten(0), torch.ones(3)).shape
         torch.Size([3, 1])
     """
-    if isinstance(inputs, Tensor):
-        returned = model(inputs)
-    elif isinstance(inputs, Mapping):
-        returned = model(**inputs)
-    else:
-        returned = model(*inputs)
-    outputs = output_fn(returned) if output_fn is not None else _default_output(returned)
+    with kept_attributes(model):
+        if isinstance(inputs, Tensor):
+            returned = model(inputs)
+        elif isinstance(inputs, Mapping):
+            returned = model(**inputs)
+        else:
+            returned = model(*inputs)
+        outputs = output_fn(returned) if output_fn is not None else _default_output(returned)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = f"dtype {outputs.dtype}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise TypeError(
@@ -151,12 +138,12 @@ def checked_size(outputs: Tensor, count: int) -> Tensor:
 
 
 def tried_outputs(
-    outputs: Callable[[int, int], Tensor], num_samples: int, mode: str, precision: float
+    outputs: Callable[[Tensor], Tensor], num_samples: int, mode: str, precision: float
 ) -> tuple[int, bool]:
     """Number of outputs of a sample, and whether samples see each other, from passes on a few of them.
 
     Args:
-        outputs: From a first and a last sample (exclusive) to outputs ``(n, K)``.
+        outputs: From the numbers of some samples to their outputs ``(n, K)``.
         num_samples: How many there are.
         mode: In ``"train"`` mode samples always see each other.
         precision: Machine epsilon of the network.
@@ -165,9 +152,9 @@ def tried_outputs(
         ValueError: If two equal passes differ, samples have outputs of different sizes, or the outputs depend on no
             parameter.
     """
-    stop = num_samples if mode == "train" else min(3, num_samples)
+    first = torch.arange(num_samples if mode == "train" else min(3, num_samples))
     with torch.no_grad():
-        together, again = outputs(0, stop), outputs(0, stop)
+        together, again = outputs(first), outputs(first)
     if not _close(together, again, precision):
         raise ValueError(
             f"Expected equal outputs from two forward passes on the same samples, but they differ by up to "
@@ -176,14 +163,14 @@ def tried_outputs(
         )
     coupled = mode == "train"
     try:
-        alone = again if coupled else outputs(0, 1)
+        alone = again if coupled else outputs(first[:1])
     except ValueError:  # batch statistics of a single sample
         coupled = True
-        alone = outputs(0, stop)
+        alone = outputs(first)
     if alone.shape[1] != together.shape[1]:
         raise ValueError(
-            f"Expected equally many outputs for every sample, but {stop} together have {together.shape[1]} each and "
-            f"the first one alone has {alone.shape[1]}; pass `output_fn` to bring them to one size."
+            f"Expected equally many outputs for every sample, but {len(first)} together have {together.shape[1]} each "
+            f"and the first one alone has {alone.shape[1]}; pass `output_fn` to bring them to one size."
         )
     coupled = coupled or not _close(together[:1], alone[:1], precision)
     if not coupled and not alone.requires_grad:
@@ -192,6 +179,41 @@ def tried_outputs(
             "look at the parameters that the outputs are computed from, with gradients recorded."
         )
     return together.shape[1], coupled
+
+
+@torch.enable_grad()
+def differs_alone(
+    outputs: Callable[[Tensor], Tensor], parameters: Mapping[str, nn.Parameter], precision: float
+) -> bool:
+    """Whether a sample alone in its batch has another gradient than the same sample as one of two.
+
+    Of samples that do not see each other it has not, but torch 2.13 differentiates batch norm on a processor wrongly
+    where a batch of one comes with its gradient in the order of channels last, as from ``flatten(2).transpose(1, 2)``.
+
+    Args:
+        outputs: From the numbers of some samples to their outputs ``(n, K)``.
+        parameters: By name, by which it is differentiated.
+        precision: Machine epsilon of the network.
+    """
+    first, kept = torch.zeros(1, dtype=torch.int64), list(parameters.values())
+    sizes = [parameter.numel() for parameter in kept]
+
+    def gradients(indices: Tensor) -> Tensor:
+        """One at a time and some at a time, which torch computes in different ways."""
+        found = outputs(indices)[:1]
+        rows = selected_rows(found, kept, torch.arange(min(2, found.shape[1])))
+        single = torch.autograd.grad(found[0, 0], kept, allow_unused=True)
+        zeros = [torch.zeros_like(p) if g is None else g for p, g in zip(kept, single, strict=True)]
+        return torch.cat([rows, torch.cat([gradient.flatten() for gradient in zeros])[None].to(rows)])
+
+    try:
+        alone, among = gradients(first), gradients(first.repeat(2))
+    except RuntimeError:
+        return False  # told where the gradient is asked for
+    # Each parameter for itself: those of early layers may be small.
+    tolerance, floor = 1e-8 if precision < _FINE else 1e-3, 1e-3 * float(among.norm())
+    pairs = zip(alone.split(sizes, dim=1), among.split(sizes, dim=1), strict=True)
+    return any(float((a - b).norm()) > tolerance * (float(b.norm()) + floor) for a, b in pairs)
 
 
 def _close(first: Tensor, second: Tensor, precision: float) -> bool:

@@ -1,7 +1,9 @@
 """Looking at a network without leaving a trace: everything that a forward pass can change is put back afterwards."""
 
+import copy
 import random
-from collections.abc import Iterator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -9,6 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import checkpoint
+
+# Attributes that every module has: its parts, its hooks, and what is restored in a way of its own.
+_COMMON = frozenset(vars(nn.Module()))
+# What may be refilled by ``clear`` and one of ``update`` and ``extend``; subclasses may do more than hold things.
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, deque, set)
+# Entries of the largest plain tensor of which a copy is kept; larger ones are data that forward passes only read.
+_COPIED = 2**20
 
 
 @contextmanager
@@ -39,12 +49,13 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
 
     Inside: every submodule is in ``mode``; gradients are recorded, also when the caller is in ``no_grad`` or inference
     mode; no autocast, no TensorFloat32; attention runs as plain matrix products, which alone can be differentiated
-    twice; compiled submodules run eagerly, because tracing through them would change later training; hooks of
-    parameters are silent.
+    twice; compiled submodules run eagerly, because tracing through them would change later training; nothing is
+    forgotten to be computed again (``torch.utils.checkpoint``); hooks of parameters are silent.
 
     On leaving, also after an exception: the training flag of each submodule on its own (a submodule that the user
-    pinned to evaluation stays there), every buffer (its values, and the tensor that held them; new ones are gone), the
-    random streams, and the settings above. Parameters and their ``.grad`` are never written to.
+    pinned to evaluation stays there), every buffer (its values, and the tensor that held them; new ones are gone), all
+    other attributes (:func:`kept_attributes`), the random streams, and the settings above. Parameters and their
+    ``.grad`` are never written to.
 
     Args:
         module: Any module.
@@ -75,6 +86,8 @@ def observed(module: nn.Module, mode: str = "eval") -> Iterator[nn.Module]:
         stack.enter_context(preserved_rng())
         stack.enter_context(plain_arithmetic())
         stack.enter_context(_without_hooks(module))
+        stack.enter_context(_without_checkpoints())
+        stack.enter_context(kept_attributes(module))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         try:
@@ -103,6 +116,74 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
             parameter._backward_hooks = hooks
 
 
+@contextmanager
+def _without_checkpoints() -> Iterator[None]:
+    """``torch.utils.checkpoint`` computes once and keeps, as its older kind cannot be asked for single gradients."""
+
+    class Kept:
+        @staticmethod
+        def apply(function: Any, _: bool, *args: Any) -> Any:
+            return function(*args)
+
+    def unchanged(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    # A stand-in where torch has what it stands for: the two ways in which ``checkpoint`` goes.
+    changed = {"CheckpointFunction": Kept, "_checkpoint_without_reentrant_generator": unchanged}
+    changed = {name: value for name, value in changed.items() if hasattr(checkpoint, name)}
+    before = {name: getattr(checkpoint, name) for name in changed}
+    try:
+        vars(checkpoint).update(changed)
+        yield
+    finally:
+        vars(checkpoint).update(before)
+
+
+@contextmanager
+def kept_attributes(module: nn.Module) -> Iterator[None]:
+    """Attributes of a module and its submodules that are no parameters, buffers or submodules are restored on leaving.
+
+    Caches in dictionaries and lists, last outputs, tensors of a usual size: what a pass without a graph has cached must
+    not be met by the next pass, which would take it for a constant. Numbers stay: who counts passes, counts all.
+
+    Example:
+        >>> network = nn.Linear(2, 2)
+        >>> network.cache = {}
+        >>> with kept_attributes(network):
+        ...     network.cache["weight"] = 2 * network.weight
+        >>> network.cache
+        {}
+    """
+    attributes = [_Attributes(submodule) for submodule in module.modules()]
+    try:
+        yield
+    finally:
+        for saved in attributes:
+            saved.restore()
+
+
+class _Attributes:
+    """What one submodule holds besides parameters, buffers and submodules, as it was."""
+
+    def __init__(self, submodule: nn.Module) -> None:
+        self.attributes = vars(submodule)
+        self.held = {name: value for name, value in self.attributes.items() if name not in _COMMON}
+        self.contents = [(value, copy.copy(value)) for value in self.held.values() if type(value) in _CONTAINERS]
+        plain = [value for value in self.held.values() if type(value) is torch.Tensor and value.numel() <= _COPIED]
+        # What has a graph is an output of some pass, which nobody overwrites.
+        self.values = [(tensor, tensor.clone()) for tensor in plain if not tensor.requires_grad]
+
+    def restore(self) -> None:
+        numbers = {name: value for name, value in self.attributes.items() if isinstance(value, (int, float))}
+        self.attributes.update({name: value for name, value in self.held.items() if name not in numbers})
+        for name in self.attributes.keys() - self.held.keys() - numbers.keys() - _COMMON:
+            del self.attributes[name]
+        for container, content in self.contents:
+            container.clear()
+            (container.extend if isinstance(container, (list, deque)) else container.update)(content)
+        _write_back(self.values)
+
+
 class _Buffers:
     """The buffers of one submodule, without those of its children, as they were."""
 
@@ -121,12 +202,17 @@ class _Buffers:
                 self.submodule._buffers.clear()
                 self.submodule._buffers.update(self.tensors)
                 self.submodule._non_persistent_buffers_set = self.transient
-        with torch.no_grad():
-            for tensor, values in self.values:
-                if tensor.shape != values.shape:  # resized, as observers for quantization do
-                    tensor.resize_(values.shape)
-                if not torch.equal(tensor, values):
-                    tensor.copy_(values)
+        _write_back(self.values)
+
+
+def _write_back(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Give tensors the values that they had, where something has overwritten those."""
+    with torch.no_grad():
+        for tensor, values in pairs:
+            if tensor.shape != values.shape:  # resized, as observers for quantization do
+                tensor.resize_(values.shape)
+            if not torch.equal(tensor, values):
+                tensor.copy_(values)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -18,11 +19,11 @@ from lightning_bounds.jacobian.forward import (
     Inputs,
     OutputFn,
     checked_size,
+    differs_alone,
     num_samples,
     output_matrix,
     prepared,
     select,
-    take,
     tried_outputs,
 )
 from lightning_bounds.jacobian.gram import check_blocks, check_gram, layered_gram, write_blocks
@@ -121,9 +122,8 @@ class JacobianOperator:
                 if chunks[-1] is None:
                     break
         if chunks[-1] is None:
-            product = torch.cat([self.rows(i, i + 1) @ columns for i in range(self.num_samples)])
-        else:
-            product = torch.cat([chunk for chunk in chunks if chunk is not None])
+            chunks = [self.rows(i, i + 1) @ columns for i in range(self.num_samples)]
+        product = torch.cat([chunk for chunk in chunks if chunk is not None])
         return product.squeeze(1) if vector.dim() == 1 else product
 
     def dense(self) -> Tensor:
@@ -133,8 +133,7 @@ class JacobianOperator:
             >>> JacobianOperator(nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 2.0]])).dense()
             tensor([[1., 2.]])
         """
-        parts = self.plain_rows(self.names, 0, self.num_samples)
-        return torch.cat([parts[name] for name in self.names], dim=1)
+        return torch.cat(list(self.plain_rows(self.names, 0, self.num_samples).values()), dim=1)
 
     def rows(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Rows of samples ``start .. stop-1``, shape ``((stop - start) * K, p)``, layer by layer.
@@ -267,7 +266,8 @@ class JacobianOperator:
 
     def outputs_of(self, indices: Tensor) -> Tensor:
         """Outputs of some samples with their graph, shape ``(len(indices), K)``; within :meth:`evaluation`."""
-        outputs = output_matrix(self.model, select(self.inputs, indices), self.output_fn)
+        twice = len(indices) == 1 and not self.coupled and self._differs_alone
+        outputs = self._outputs(indices.repeat(2))[:1] if twice else self._outputs(indices)
         return checked_size(outputs, self.num_outputs)
 
     def plain_rows(self, names: Sequence[str], start: int, stop: int) -> dict[str, Tensor]:
@@ -277,11 +277,11 @@ class JacobianOperator:
             kept = [parameters[name] for name in names]
             if self.coupled:
                 wanted = torch.arange(start * self.num_outputs, stop * self.num_outputs)
-                found.append(selected_rows(self._outputs(0, self.num_samples), kept, wanted))
+                found.append(selected_rows(self.outputs_of(torch.arange(self.num_samples)), kept, wanted))
             else:
+                wanted = torch.arange(self.num_outputs)
                 for i in tqdm(range(start, stop), "Jacobian", leave=False, delay=2):
-                    outputs = checked_size(self._outputs(i, i + 1), self.num_outputs)
-                    found.append(selected_rows(outputs, kept, torch.arange(self.num_outputs)))
+                    found.append(selected_rows(self.outputs_of(torch.tensor([i])), kept, wanted))
             rows = torch.cat(found)
             return dict(zip(names, rows.split([parameter.numel() for parameter in kept], dim=1), strict=True))
 
@@ -299,20 +299,22 @@ class JacobianOperator:
             self._layering = Layering([], list(self.names), [], [], reason=reason)
             return attempt()
 
-    def _outputs(self, start: int, stop: int) -> Tensor:
-        return output_matrix(self.model, take(self.inputs, start, stop), self.output_fn)
+    @cached_property
+    def _differs_alone(self) -> bool:
+        return differs_alone(self._outputs, selected_parameters(self.model, self.layers), self.row_precision)
 
-    def _output_chunks(self, size: int | None = None) -> Iterator[Tensor]:
-        size = self.num_samples if self.coupled else (size or self.chunk_size)
-        for start in range(0, self.num_samples, size):
-            yield checked_size(self._outputs(start, min(start + size, self.num_samples)), self.num_outputs)
+    def _outputs(self, indices: Tensor) -> Tensor:
+        return output_matrix(self.model, select(self.inputs, indices), self.output_fn)
+
+    def _output_chunks(self) -> Iterator[Tensor]:
+        size = self.num_samples if self.coupled else self.chunk_size
+        return map(self.outputs_of, torch.arange(self.num_samples).split(size))
 
     def _transposed_product(self, columns: Tensor) -> Tensor:
-        start = 0
         with self.evaluation() as parameters:
-            total = columns.new_zeros(self.shape[1], columns.shape[1])
+            kept, total, start = list(parameters.values()), columns.new_zeros(self.shape[1], columns.shape[1]), 0
             for outputs in self._output_chunks():
                 part = columns[start : start + outputs.numel()].T.reshape(-1, *outputs.shape)
-                total += vector_jacobian_products(outputs, list(parameters.values()), part).T
+                total += vector_jacobian_products(outputs, kept, part).T
                 start += outputs.numel()
         return total

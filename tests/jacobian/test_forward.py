@@ -9,7 +9,7 @@ import torch
 from cases import WithDict
 from torch import nn
 
-from lightning_bounds.jacobian.forward import map_tensors, num_samples, output_matrix, prepared, take
+from lightning_bounds.jacobian.forward import map_tensors, num_samples, output_matrix, prepared, select
 
 
 class Pair(NamedTuple):
@@ -62,24 +62,24 @@ def test_no_samples_are_refused(inputs):
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 5), (1, 3), (4, 5)])
 def test_taking_cuts_every_tensor_that_has_the_samples(inputs, start, stop):
-    part = take(inputs, start, stop)
+    part = select(inputs, torch.arange(start, stop))
     expected = [tensor[start:stop] if tensor.dim() else tensor for tensor in tensors(inputs)]
     torch.testing.assert_close(tensors(part), expected, rtol=0, atol=0)
 
 
 def test_taking_keeps_names_and_what_is_no_tensor():
-    part = take({"x": torch.ones(4), "flag": True, "name": "a"}, 1, 2)
+    part = select({"x": torch.ones(4), "flag": True, "name": "a"}, torch.tensor([1]))
     assert part == {"x": torch.ones(1), "flag": True, "name": "a"}
 
 
 def test_tensors_of_another_length_are_taken_whole():
-    _, table = take((torch.arange(4), torch.arange(7)), 1, 3)
+    _, table = select((torch.arange(4), torch.arange(7)), torch.tensor([1, 2]))
     assert table.tolist() == list(range(7))
 
 
 def test_what_is_taken_may_be_overwritten(inputs):
     before = [tensor.clone() for tensor in tensors(inputs)]
-    map_tensors(take(inputs, 0, 5), torch.Tensor.zero_)
+    map_tensors(select(inputs, torch.arange(5)), torch.Tensor.zero_)
     torch.testing.assert_close(tensors(inputs), before, rtol=0, atol=0)
 
 

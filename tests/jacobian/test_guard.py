@@ -1,5 +1,6 @@
 """Looking at a network puts back everything that a forward pass can change, also after an exception."""
 
+import collections
 import contextlib
 import copy
 import random
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from lightning_bounds import JacobianOperator
 from lightning_bounds.jacobian.guard import full_precision, observed, preserved_rng
@@ -42,6 +44,118 @@ def draw():
 @pytest.fixture(params=[False, True], ids=["leaves", "fails"])
 def fails(request):
     return request.param
+
+
+# Other attributes
+
+
+class Attributes(nn.Module):
+    """A module that counts, remembers and caches in attributes of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.calls, self.cache, self.seen, self.names = 0, {}, [], {"a"}
+        self.recent = collections.deque([1, 2], maxlen=2)
+        self.mean = torch.zeros(3)
+        self.nothing = None
+
+    def forward(self, x):
+        self.calls += 1
+        self.cache["bias"] = self.linear.bias * 2
+        self.seen.append(x)
+        self.names.add("b")
+        self.recent.append(3)
+        self.mean.mul_(0.5).add_(x.detach().mean(0))
+        self.nothing, self.last = x, self.linear(x)
+        return self.last
+
+
+def test_caches_and_last_outputs_are_put_back_but_counters_count_on(fails):
+    module = nn.Sequential(Attributes())
+    inner = module[0]
+    held = {name: id(value) for name, value in vars(inner).items() if name != "calls"}
+    look(module, lambda m: m(torch.randn(4, 3)), fails)
+    assert {name: id(value) for name, value in vars(inner).items() if name != "calls"} == held
+    assert (inner.cache, inner.seen, inner.names, inner.nothing) == ({}, [], {"a"}, None)
+    assert inner.recent == collections.deque([1, 2], maxlen=2)
+    assert inner.calls == 1
+    torch.testing.assert_close(inner.mean, torch.zeros(3), rtol=0, atol=0)
+
+
+def test_what_an_attribute_held_before_is_held_after(fails):
+    inner = Attributes()
+    inner(torch.ones(1, 3))
+    last, cache, mean = inner.last, dict(inner.cache), inner.mean.clone()
+    look(inner, lambda m: m(torch.randn(4, 3)), fails)
+    assert inner.last is last
+    assert inner.calls == 2
+    assert len(inner.seen) == 1
+    assert inner.cache["bias"] is cache["bias"]
+    torch.testing.assert_close(inner.mean, mean, rtol=0, atol=0)
+
+
+def test_a_cache_of_evaluation_mode_does_not_outlive_the_look():
+    """A module may clear such a cache in ``train()``, which nobody calls between a look and the next validation."""
+
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.cache = nn.Parameter(torch.randn(2, 3)), {}
+
+        def forward(self, x):
+            if self.training:
+                return x @ (2 * self.weight).T
+            if "weight" not in self.cache:
+                self.cache["weight"] = 2 * self.weight
+            return x @ self.cache["weight"].T
+
+    module, x = Cached().train(), torch.randn(4, 3)
+    for _ in range(2):
+        gram = JacobianOperator(module, x).gram()
+        torch.testing.assert_close(gram, 4 * torch.kron(x @ x.T, torch.eye(2)).double())
+        module.weight.data.mul_(3)
+        torch.testing.assert_close(module.eval()(x), x @ (2 * module.weight).T)
+        module.cache.clear()
+        module.train()
+
+
+# Checkpoints
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant, fails=False):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.reentrant, self.fails = reentrant, fails
+
+    def forward(self, x):
+        if self.fails:
+            raise DeliberateError
+        hidden = torch.tanh(self.first(x))
+        return self.last(checkpoint(lambda h: torch.tanh(self.second(h)), hidden, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_networks_have_their_jacobian_by_rules_and_are_checkpointed_after(reentrant, fails):
+    module, x = Checkpointed(reentrant).double(), torch.randn(5, 3, dtype=torch.float64)
+    operator = JacobianOperator(module, x)
+    plain = nn.Sequential(module.first, nn.Tanh(), module.second, nn.Tanh(), module.last)
+    torch.testing.assert_close(operator.gram(), JacobianOperator(plain, x).gram(), rtol=1e-12, atol=1e-12)
+    assert operator.layering.plain == []
+    assert operator.dense().shape == (10, 46)
+    module.fails = fails
+    with contextlib.suppress(DeliberateError):
+        JacobianOperator(module, x)
+    module.fails = False
+    parts = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: parts.append(t) or t, lambda t: t):
+        module(x)
+    whole = len(parts)
+    parts.clear()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: parts.append(t) or t, lambda t: t):
+        plain(x)
+    assert whole < len(parts)
 
 
 # Random streams

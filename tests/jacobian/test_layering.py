@@ -65,7 +65,7 @@ PLAIN = {
     "sequence_first": [],
     "vision_transformer": [],
     "item_branch": None,
-    "checkpointed": None,
+    "checkpointed": [],
     "scripted": None,
     "batch_coupled": None,
     "bilinear": None,

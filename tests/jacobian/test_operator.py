@@ -266,6 +266,45 @@ def test_hooks_of_parameters_neither_see_nor_change_the_jacobian():
     assert len(seen) == 1
 
 
+class Patches(nn.Module):
+    """Batch norm whose gradient comes in the order of channels last, which torch 2.13 misreads for a batch of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 4, 2, stride=2), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
+        return self.head(torch.tanh(tokens) * torch.linspace(1, 2, tokens.shape[1])[:, None]).sum(1)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_a_sample_alone_in_its_batch_is_differentiated_as_among_others(samples):
+    model, inputs = Patches().eval(), torch.randn(samples, 1, 4, 6)
+    model.norm.running_var.uniform_(0.5, 2)
+    parameters, step = list(model.parameters()), 1e-5
+    directions = torch.randn(sum(p.numel() for p in parameters), 3)
+
+    def outputs(size):
+        changed = [p + size * d.view_as(p) for p, d in zip(parameters, parts, strict=True)]
+        names = [name for name, _ in model.named_parameters()]
+        return torch.func.functional_call(model, dict(zip(names, changed, strict=True)), (inputs,)).flatten()
+
+    expected = []
+    for direction in directions.T:
+        parts = direction.split([p.numel() for p in parameters])
+        with torch.no_grad():
+            expected.append((outputs(step) - outputs(-step)) / (2 * step))
+    expected = torch.stack(expected, dim=1)
+    operator = JacobianOperator(model, inputs, chunk_size=4)
+    close(operator.dense() @ directions, expected, 1e-7)
+    close(torch.cat([operator.rows(i, i + 1) for i in range(samples)]) @ directions, expected, 1e-7)
+    close(operator @ directions, expected, 1e-7)
+    close(operator.T @ torch.eye(2 * samples), operator.dense().T)
+    close(operator.gram(), operator.dense() @ operator.dense().T)
+    assert operator.layering.plain == []
+
+
 def test_anomaly_detection_is_off_inside_and_on_again_after(recwarn):
     case = CASES["once_differentiable"]()
     expected = jacobian_by_loop(case.model, case.inputs)
