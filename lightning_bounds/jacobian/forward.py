@@ -198,20 +198,23 @@ def differs_alone(
     first, kept = torch.zeros(1, dtype=torch.int64), list(parameters.values())
     sizes = [parameter.numel() for parameter in kept]
 
-    def gradients(indices: Tensor) -> Tensor:
-        """One at a time and some at a time, which torch computes in different ways."""
+    def differentiated(indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs, and gradients one at a time and some at a time, which torch computes in different ways."""
         found = outputs(indices)[:1]
         rows = selected_rows(found, kept, torch.arange(min(2, found.shape[1])))
         single = torch.autograd.grad(found[0, 0], kept, allow_unused=True)
         zeros = [torch.zeros_like(p) if g is None else g for p, g in zip(kept, single, strict=True)]
-        return torch.cat([rows, torch.cat([gradient.flatten() for gradient in zeros])[None].to(rows)])
+        return found.detach(), torch.cat([rows, torch.cat([gradient.flatten() for gradient in zeros])[None].to(rows)])
 
     try:
-        alone, among = gradients(first), gradients(first.repeat(2))
+        (one, alone), (other, among) = differentiated(first), differentiated(first.repeat(2))
     except RuntimeError:
         return False  # told where the gradient is asked for
-    # Each parameter for itself: those of early layers may be small.
+    # A network that takes two samples for something else has other outputs.
+    if one.shape != other.shape or not _close(one, other, precision):
+        return False
     tolerance, floor = 1e-8 if precision < _FINE else 1e-3, 1e-3 * float(among.norm())
+    # Each parameter for itself: those of early layers may be small.
     pairs = zip(alone.split(sizes, dim=1), among.split(sizes, dim=1), strict=True)
     return any(float((a - b).norm()) > tolerance * (float(b.norm()) + floor) for a, b in pairs)
 

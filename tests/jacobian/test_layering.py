@@ -68,7 +68,7 @@ PLAIN = {
     "checkpointed": [],
     "scripted": None,
     "batch_coupled": None,
-    "bilinear": None,
+    "bilinear": [],
 }
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import jacobian_by_loop
 from torch import nn
+from torch.nn import functional
 
 from lightning_bounds import JacobianOperator
 from lightning_bounds.jacobian.rewriting import rewritten
@@ -42,12 +43,30 @@ def summed_later(x, weight):
     return torch.tanh(x) * x
 
 
+def tokens(x):
+    return (x.detach().abs() * 3).long() % 7 if x.dim() == 2 else tokens(x.sum(-1))
+
+
+attention = functional.scaled_dot_product_attention
 BIAS = torch.arange(3.0, dtype=torch.float64)
 # Data has shape (n, 5, 4).
 OPERATIONS = {
     "matrix from the right": (lambda x, w: x @ w, (4, 3)),
     "matrix from the left": (lambda x, w: w @ x.mT, (3, 4)),
     "matrix from the left of places": (lambda x, w: w @ x, (3, 5)),
+    "matrices from the right": (lambda x, w: x[:, :, None] @ w, (5, 4, 3)),
+    "matrices from the left": (lambda x, w: w @ x[..., None], (5, 3, 4)),
+    "matrices for each of some": (lambda x, w: x[:, None] @ w, (3, 4, 2)),
+    "one of some matrices": (lambda x, w: x @ w, (1, 4, 2)),
+    "vector from the right": (lambda x, w: x @ w, (4,)),
+    "vector from the left": (lambda x, w: w @ x, (5,)),
+    "bmm": (lambda x, w: torch.bmm(x.transpose(0, 1), w).transpose(0, 1), (5, 4, 3)),
+    "bmm from the left": (lambda x, w: torch.bmm(w, x.permute(1, 2, 0)).permute(2, 0, 1), (5, 3, 4)),
+    "baddbmm": (lambda x, w: torch.baddbmm(w[:, 4:], x.transpose(0, 1), w[:, :4]).transpose(0, 1), (5, 5, 3)),
+    "baddbmm to a matrix": (
+        lambda x, w: torch.baddbmm(w[0, 4], x.transpose(0, 1), w[:, :4]).transpose(0, 1),
+        (5, 5, 3),
+    ),
     "transposed whole": (lambda x, w: torch.mm(w, x[:, 0].T).T, (3, 4)),
     "mm": (lambda x, w: torch.mm(x[:, 0], w), (4, 3)),
     "addmm": (lambda x, w: torch.addmm(w[4], x[:, 0], w[:4]), (5, 3)),
@@ -64,10 +83,34 @@ OPERATIONS = {
     "einsum to a number": (lambda x, w: torch.einsum("nld,dl->n", x, w)[:, None], (4, 5)),
     "einsum with dots": (lambda x, w: torch.einsum("...d, od -> ...o", x, w), (3, 4)),
     "einsum with a shared index": (lambda x, w: torch.einsum("nld,ldo->nlo", x, w), (5, 4, 2)),
+    "einsum with a shared index alone": (lambda x, w: torch.einsum("nld,ld->ln", x, w).T, (5, 4)),
+    "einsum to one for each": (lambda x, w: torch.einsum("nld,l->nld", x, w), (5,)),
+    "einsum with more of the weight": (lambda x, w: torch.einsum("nld,do->nl", x, w), (4, 3)),
+    "einsum of all heads": (lambda x, w: torch.einsum("nld,hldk->nhlk", x, w), (2, 5, 4, 3)),
+    "einsum of one that is repeated": (lambda x, w: torch.einsum("nld,ldo->nlo", x, w), (1, 4, 2)),
     "einsum with a diagonal": (lambda x, w: torch.einsum("nld,oo->no", x, w), (3, 3)),
     "einsum without arrow": (lambda x, w: torch.einsum("abd,do", x, w), (4, 3)),
     "einsum of a list": (lambda x, w: torch.einsum("nld,do->nlo", [x, w]), (4, 3)),
     "einsum of an outer product": (lambda x, w: torch.einsum("nld,o->no", x, w), (3,)),
+    "addcmul": (lambda x, w: torch.addcmul(w[0], w[1], x), (2, 4)),
+    "addcmul, data first": (lambda x, w: torch.addcmul(x.tanh(), x, w), (4,)),
+    "addcmul with a factor": (lambda x, w: torch.addcmul(w[0], w[1], x, value=2), (2, 4)),
+    "bilinear": (lambda x, w: functional.bilinear(x, x.tanh(), w), (3, 4, 4)),
+    "bilinear with a bias": (lambda x, w: functional.bilinear(x[:, 0], x[:, 1], w[..., :4], w[:, 0, 4]), (3, 4, 5)),
+    "bilinear of a weight": (lambda x, w: functional.bilinear(w[:, 0].expand(len(x), 5, 4), x, w[:, :4]), (1, 5, 4)),
+    "sum of embeddings": (lambda x, w: functional.embedding_bag(tokens(x), w, mode="sum"), (7, 3)),
+    "mean of embeddings": (lambda x, w: functional.embedding_bag(tokens(x), w), (7, 3)),
+    "weighted sum of embeddings": (
+        lambda x, w: functional.embedding_bag(tokens(x), w, mode="sum", per_sample_weights=x[..., 0]),
+        (7, 3),
+    ),
+    "largest of embeddings": (lambda x, w: functional.embedding_bag(tokens(x), w, mode="max"), (7, 3)),
+    "padded embeddings": (lambda x, w: functional.embedding_bag(tokens(x), w, padding_idx=1), (7, 3)),
+    "attention with a bias": (lambda x, w: attention(x, x, x.tanh(), attn_mask=w), (5, 5)),
+    "scaled attention with a bias": (lambda x, w: attention(x, x[:, :2], x[:, :2], w, scale=0.3), (2,)),
+    "sum of both repeated": (lambda x, w: x[:, :1] + w, (3, 4)),
+    "product of both repeated": (lambda x, w: w * x[..., None], (4, 2)),
+    "difference of both repeated": (lambda x, w: w - x[:, :, :1], (1, 1, 3)),
     "difference": (lambda x, w: x - w, (4,)),
     "difference from a weight": (lambda x, w: w - x, (5, 1)),
     "quotient": (lambda x, w: x / w, (4,)),
@@ -84,11 +127,12 @@ OPERATIONS = {
     "repeated": (lambda x, w: torch.cat([w.repeat(len(x), 1, 1), x], 1), (1, 2, 4)),
     "repeated by a size": (lambda x, w: torch.cat([w.repeat((len(x), 1, 1)), x], 1), (1, 2, 4)),
     "repeated and overwritten": (lambda x, w: w.repeat(len(x), 1, 1).mul_(2) + x[:, :2], (1, 2, 4)),
+    "repeated, some rows": (lambda x, w: torch.cat([w.repeat(len(x), 1).view(-1, 2, 4), x], 1), (2, 4)),
     "repeated along a row": (lambda x, w: x * w.repeat(2), (2,)),
 }
 # What is left to automatic differentiation: the parameter itself, or nothing at all.
-LEFT = {"einsum with a shared index", "einsum with a diagonal", "einsum without arrow", "einsum of a list"}
-LEFT |= {"einsum of an outer product", "addmm with a factor"}
+LEFT = {"einsum with a diagonal", "einsum without arrow", "einsum of a list", "addmm with a factor"}
+LEFT |= {"addcmul with a factor", "largest of embeddings", "padded embeddings"}
 
 
 @pytest.mark.parametrize("layer", [True, False], ids=["hidden", "inputs"])
@@ -120,11 +164,51 @@ def test_contractions_of_every_order(letters, summed, added, data):
     torch.testing.assert_close(found, torch.einsum(equation, x, weight))
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.sampled_from(["kept", "summed", "both", "new", "of data", "of weight"]), max_size=7), st.data())
+def test_contractions_of_every_kind(roles, data):
+    """Indices of the data alone, of both factors, of the weight alone, in the result or not."""
+    letters = dict(zip("abcdefg", roles, strict=False))
+
+    def order(*wanted):
+        return "".join(data.draw(st.permutations([a for a, role in letters.items() if role in wanted])))
+
+    left, right = order("kept", "summed", "both", "of data"), order("new", "summed", "both", "of weight")
+    outer = order("kept", "both", "new")
+    sizes = {a: data.draw(st.integers(1, 3)) for a in letters}
+    shapes = [[sizes[a] for a in term] for term in (left, right)]
+    for a in set(left) & set(right) & set(outer):
+        if data.draw(st.booleans()):  # repeated along it
+            shapes[0][left.index(a)] = 1
+    x, weight = (torch.randn(shape) for shape in shapes)
+    equation = f"{left},{right}->{outer}"
+    found = rewritten(torch.einsum, (equation, x, weight), {}, lambda tensor: tensor is weight)
+    torch.testing.assert_close(found, torch.einsum(equation, x, weight))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.integers(1, 2), max_size=2), st.lists(st.integers(1, 2), max_size=2), st.booleans(), st.data())
+def test_products_of_all_dimensions(first, second, weight_first, data):
+    shapes = [[*first, 3, 4], [*second, 4, 2]]
+    if data.draw(st.booleans()):
+        shapes[0] = [4]
+    elif data.draw(st.booleans()):
+        shapes[1] = [4]
+    sides = [torch.randn(shape) for shape in shapes]
+    try:
+        expected = torch.matmul(*sides)
+    except RuntimeError:  # sizes that cannot be repeated
+        return
+    weight = sides[0 if weight_first else 1]
+    found = rewritten(torch.matmul, tuple(sides), {}, lambda tensor: tensor is weight)
+    torch.testing.assert_close(found, expected)
+
+
 def test_what_no_weight_is_part_of_is_left_alone():
     x, weight = torch.randn(3, 3), torch.randn(3, 3)
     calls = [(torch.matmul, (x, x)), (torch.sub, (weight, weight)), (torch.sub, (weight, 1)), (torch.exp, (weight,))]
     calls += [(torch.einsum, ("ij,jk,kl->il", x, weight, x)), (torch.Tensor.repeat, (x[:1], 2, 1))]
-    calls += [(torch.matmul, (x, torch.randn(2, 3, 3))), (torch.Tensor.sub_, (weight, x))]
+    calls += [(torch.matmul, (x, torch.randn(2, 3, 3))), (torch.Tensor.sub_, (weight, x)), (torch.add, (x, weight))]
     for function, arguments in calls:
         assert rewritten(function, arguments, {}, lambda tensor: tensor is weight) is None
     assert rewritten(torch.sub, (x, weight), {"alpha": 2}, lambda tensor: tensor is weight) is None
