@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_bounds.jacobian.differentiation import vector_jacobian_products
+from lightning_bounds.jacobian.factors import Factors, Layout
 from lightning_bounds.jacobian.groups import Group, Use
-from lightning_bounds.jacobian.layers import Factors, Layout
 from lightning_bounds.jacobian.scratch import Scratch
 from lightning_bounds.jacobian.tape import Call, Key, Recording, recorded, sources_of
 

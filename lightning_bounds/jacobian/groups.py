@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_bounds.jacobian.layers import Layout
+from lightning_bounds.jacobian.factors import Layout
 from lightning_bounds.jacobian.tape import Call, sources_of
 
 
@@ -140,8 +140,8 @@ def _shape(use: Use, call: Call) -> tuple[int, int, int] | None:
     if use.role != "weight" or call.layer.factors is None:
         return None
     weight = call.weights["weight"]
-    groups = call.options.get("groups", 1)
-    return groups, weight.shape[0] // groups, weight.numel() // weight.shape[0]
+    groups, units = call.options.get("groups", 1), call.options.get("units", weight.shape[0])
+    return groups, units // groups, weight.numel() // units
 
 
 def _count(call: Call) -> int:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from lightning_bounds.jacobian.chunk import Chunk, Forward, Layering, Parameters, UnevenError, signature
+from lightning_bounds.jacobian.factors import Layout
 from lightning_bounds.jacobian.groups import Group, groups_of, link_biases
-from lightning_bounds.jacobian.layers import Layout
 from lightning_bounds.jacobian.tape import Call, Key, Recording, recorded
 
 # Two ways to the same gradient may differ by this, and by a hundredth of it of the whole gradient.

@@ -7,73 +7,17 @@ each entry have gradients as small as their weights.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lightning_bounds.jacobian.convolution import write_convolution_rows
+from lightning_bounds.jacobian.factors import Factors, Layer, Layout, Options
 from lightning_bounds.jacobian.scratch import Scratch, joined
 from lightning_bounds.jacobian.unfolding import padding_of, patches, transposed_patches, tuple_of
-
-Options = Mapping[str, Any]
-
-
-class Layout(NamedTuple):
-    """Where the samples are in a tensor: in dimension ``dim``, each taking ``repeats`` places.
-
-    The places of a sample lie together (sample-major) unless ``interleaved``.
-    """
-
-    dim: int
-    repeats: int = 1
-    interleaved: bool = False
-
-    def samples_first(self, tensor: Tensor) -> Tensor:
-        """The tensor as ``(n, repeats, ...)``, without copying."""
-        n = tensor.shape[self.dim] // self.repeats
-        if self.interleaved:
-            return tensor.unflatten(self.dim, (self.repeats, n)).movedim((self.dim + 1, self.dim), (0, 1))
-        return tensor.unflatten(self.dim, (n, self.repeats)).movedim((self.dim, self.dim + 1), (0, 1))
-
-    def first_sample(self, tensor: Tensor) -> Tensor:
-        """The part of the tensor that belongs to the first sample, with as many dimensions."""
-        first = self.samples_first(tensor)[:1]
-        return first.movedim((0, 1), (self.dim, self.dim + 1)).flatten(self.dim, self.dim + 1)
-
-
-class Factors(NamedTuple):
-    """Outer products that add up to the gradients by a weight matrix, in ``groups`` that see separate inputs.
-
-    Attributes:
-        left: Gradients by the outputs of the layer, shape ``(n, groups, K * o, S)``.
-        right: Inputs of the layer, shape ``(n, groups, S, i)``.
-    """
-
-    left: Tensor
-    right: Tensor
-
-
-class Layer(NamedTuple):
-    """What is known of a layer.
-
-    Attributes:
-        arguments: Names the arguments of the function; ``input`` and the roles are among them.
-        factors: Outer products that make up the gradient by the weight, if that is their form.
-        rows: Gradients by the weight, shape ``(n, K, ...)``, where there are no factors; and by the bias in any case.
-        supports: Whether the rule holds with these arguments.
-        write: Writes rows by the weight without outer products, or says that those are faster.
-        roles: Arguments that may be parameters.
-    """
-
-    arguments: Callable[..., dict[str, Any]]
-    factors: Callable[[Tensor, Sequence[Tensor], Layout, Options, Scratch | None], Factors] | None
-    rows: Callable[[str, Tensor, Sequence[Tensor], Layout, Options, tuple[int, ...]], Tensor]
-    supports: Callable[[Options], bool] = lambda _: True
-    roles: tuple[str, ...] = ("weight", "bias")
-    write: Callable[[Tensor, Tensor, Sequence[Tensor], Layout, Options, Scratch | None], bool] = lambda *_: False
 
 
 def _linear_arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> dict[str, Any]:
@@ -87,6 +31,26 @@ def _linear_factors(
     right = right.reshape(right.shape[0], 1, -1, x.shape[-1])
     parts = [layout.samples_first(g).reshape(right.shape[0], right.shape[2], g.shape[-1]) for g in gradients]
     return Factors(joined(torch.cat, parts, 2, scratch).transpose(1, 2)[:, None], right)
+
+
+def _matrices_arguments(weight: Tensor, input: Tensor) -> dict[str, Any]:
+    stacked = weight.dim() == input.dim() == 3
+    return {
+        "input": input,
+        "weight": weight,
+        "stacked": stacked,
+        "groups": len(weight),
+        "units": weight[..., 0].numel(),
+    }
+
+
+def _matrices_factors(
+    x: Tensor, gradients: Sequence[Tensor], layout: Layout, _: Options, scratch: Scratch | None
+) -> Factors:
+    """Inputs of shape ``(groups, i, places)``, and outputs ``(groups, o, places)``."""
+    right = layout.samples_first(x).permute(0, 2, 1, 3)
+    parts = [layout.samples_first(g).permute(0, 2, 3, 1) for g in gradients]
+    return Factors(joined(torch.cat, parts, 2, scratch), right)
 
 
 def _shift_rows(
@@ -297,6 +261,10 @@ PRODUCT = Layer(_entrywise_arguments, None, _factor_rows)
 OPERATORS: dict[Any, Layer] = {torch.add: SUM, Tensor.add: SUM, torch.mul: PRODUCT, Tensor.mul: PRODUCT}
 LAYERS: dict[Any, Layer] = {
     functional.linear: Layer(_linear_arguments, _linear_factors, _shift_rows),
+    # A stack of matrices and a stack of inputs; :func:`rewritten` brings other products into this form.
+    torch.linalg.matmul: Layer(
+        _matrices_arguments, _matrices_factors, _shift_rows, lambda options: bool(options["stacked"])
+    ),
     functional.batch_norm: _normalization(functional.batch_norm, _BATCH_NORM, True, training=False),
     functional.instance_norm: _normalization(functional.instance_norm, _INSTANCE_NORM, True),
     functional.layer_norm: _normalization(functional.layer_norm, _LAYER_NORM, False),

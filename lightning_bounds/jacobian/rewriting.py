@@ -13,7 +13,7 @@ IsWeight = Callable[[Any], bool]
 
 
 def rewritten(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], is_weight: IsWeight) -> Tensor | None:
-    """What an operation gives, made by ``linear``, ``conv1d``, ``embedding``, ``add`` and ``mul``; None if by none.
+    """What an operation gives, made by ``linear``, ``linalg.matmul``, ``embedding``, ``add`` and ``mul``; or None.
 
     Products with a matrix or some matrices from either side, contractions by ``einsum``, ``addmm``, ``baddbmm``,
     ``addcmul``, bilinear layers, sums of embeddings, attention with a learned bias, sums and products of which both
@@ -113,7 +113,7 @@ def _contracted(
     right: Sequence[Hashable],
     result: Sequence[Hashable],
 ) -> Tensor:
-    """``einsum`` as a linear layer, or, where some indices are in both factors and the result, one with groups.
+    """``einsum`` as a linear layer, or, where some indices are in both factors and the result, as a stack of them.
 
     Args:
         data: One factor.
@@ -142,7 +142,8 @@ def _contracted(
         made = functional.linear(inputs.flatten(len(kept)), matrix.reshape(-1, inner))
     else:
         groups, inner = math.prod(matrix.shape[: len(both)]), math.prod(sizes[a] for a in summed)
-        made = functional.conv1d(inputs.reshape(-1, groups * inner, 1), matrix.reshape(-1, inner, 1), groups=groups)
+        order, stacked = [*both, *new, *kept], inputs.reshape(-1, groups, inner).permute(1, 2, 0)
+        made = torch.linalg.matmul(matrix.reshape(groups, -1, inner), stacked)
     return made.reshape([sizes[a] for a in order]).permute([order.index(a) for a in result])
 
 
@@ -220,17 +221,18 @@ def _expanded(is_weight: IsWeight, weight: Any, *sizes: Any) -> Tensor | None:
     if not is_weight(weight):
         return None
     expanded = weight.detach().expand(*sizes)
-    each = expanded.dim() > 0 and expanded.stride(0) == 0
+    each = any(stride == 0 and size > 1 for stride, size in zip(expanded.stride(), expanded.shape, strict=True))
     return torch.add(torch.zeros_like(expanded), weight) if each else None
 
 
 def _repeated(is_weight: IsWeight, weight: Any, *sizes: Any) -> Tensor | None:
     """The same, with memory of its own."""
     counts: Sequence[int] = sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
-    alike = len(counts) == weight.dim() and weight.dim() > 0 and all(count == 1 for count in counts[1:])
-    if not is_weight(weight) or not alike:
+    if not is_weight(weight) or len(counts) != weight.dim() or sum(count != 1 for count in counts) != 1:
         return None
-    return weight[None].expand(counts[0], *weight.shape).flatten(0, 1).clone()
+    dim = next(dim for dim, count in enumerate(counts) if count != 1)
+    shape = (*weight.shape[:dim], counts[dim], *weight.shape[dim:])
+    return weight.unsqueeze(dim).expand(shape).flatten(dim, dim + 1).clone()
 
 
 def _in_place(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor | None]:

@@ -11,7 +11,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightning_bounds.jacobian.layers import LAYERS, OPERATORS, Layer
+from lightning_bounds.jacobian.factors import Layer
+from lightning_bounds.jacobian.layers import LAYERS, OPERATORS
 from lightning_bounds.jacobian.recurrent import RECURRENT
 from lightning_bounds.jacobian.rewriting import REWRITTEN, rewritten
 

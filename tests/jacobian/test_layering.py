@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_bounds import JacobianOperator
 from lightning_bounds.jacobian import layering, layers
-from lightning_bounds.jacobian.layers import LAYERS, Layout
+from lightning_bounds.jacobian.factors import Layout
+from lightning_bounds.jacobian.layers import LAYERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 

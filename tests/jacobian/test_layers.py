@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from lightning_bounds import JacobianOperator
-from lightning_bounds.jacobian.layers import LAYERS, Layout
+from lightning_bounds.jacobian.factors import Layout
+from lightning_bounds.jacobian.layers import LAYERS
 
 SMALL = st.integers(1, 3)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -198,11 +199,11 @@ def test_projections_of_attention(data, heads, width, batch_first, bias, add_zer
     assert_rule(random_values(layer), inputs, data)
 
 
-def test_biases_of_keys_and_values_are_left_to_automatic_differentiation():
+def test_biases_of_keys_and_values_go_by_rules():
     model, inputs = nn.Sequential(Attention(2, 2, True, "", add_bias_kv=True), Readout(2)), torch.randn(3, 4, 4)
     operator = JacobianOperator(model, inputs)
     torch.testing.assert_close(operator.rows(0, 3), jacobian_by_loop(model, inputs), rtol=1e-9, atol=1e-9)
-    assert operator.layering.plain == ["0.attention.bias_k", "0.attention.bias_v"]
+    assert operator.layering.plain == []
 
 
 @pytest.mark.parametrize(

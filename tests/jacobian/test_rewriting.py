@@ -128,6 +128,8 @@ OPERATIONS = {
     "repeated by a size": (lambda x, w: torch.cat([w.repeat((len(x), 1, 1)), x], 1), (1, 2, 4)),
     "repeated and overwritten": (lambda x, w: w.repeat(len(x), 1, 1).mul_(2) + x[:, :2], (1, 2, 4)),
     "repeated, some rows": (lambda x, w: torch.cat([w.repeat(len(x), 1).view(-1, 2, 4), x], 1), (2, 4)),
+    "repeated in the middle": (lambda x, w: torch.cat([w.repeat(1, len(x), 1).permute(1, 2, 0), x.mT], 2), (3, 1, 4)),
+    "expanded in the middle": (lambda x, w: w.expand(3, len(x), 4).transpose(0, 1) * x[:, :3], (3, 1, 4)),
     "repeated along a row": (lambda x, w: x * w.repeat(2), (2,)),
 }
 # What is left to automatic differentiation: the parameter itself, or nothing at all.
