@@ -208,6 +208,8 @@ def differs_alone(
 
     try:
         (one, alone), (other, among) = differentiated(first), differentiated(first.repeat(2))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         return False  # told where the gradient is asked for
     # A network that takes two samples for something else has other outputs.

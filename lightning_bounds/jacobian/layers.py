@@ -33,15 +33,10 @@ def _linear_factors(
     return Factors(joined(torch.cat, parts, 2, scratch).transpose(1, 2)[:, None], right)
 
 
-def _matrices_arguments(weight: Tensor, input: Tensor) -> dict[str, Any]:
-    stacked = weight.dim() == input.dim() == 3
-    return {
-        "input": input,
-        "weight": weight,
-        "stacked": stacked,
-        "groups": len(weight),
-        "units": weight[..., 0].numel(),
-    }
+def _matrices_arguments(input: Tensor, other: Tensor) -> dict[str, Any]:
+    """The first factor is the weight, ``(groups, o, i)``."""
+    stacked, units = input.dim() == other.dim() == 3, input[..., 0].numel()
+    return {"input": other, "weight": input, "stacked": stacked, "groups": len(input), "units": units}
 
 
 def _matrices_factors(
